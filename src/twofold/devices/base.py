@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeVar
 
-from twofold.engine.clock import Clock
+from twofold.devices.clock import Clock
 from twofold.ops.base import Op
 
 Confidence = Literal["measured", "calibrated", "datasheet"]
