@@ -79,7 +79,8 @@ class Device(ABC):
 
     @abstractmethod
     def end_step(self) -> StepCost:
-        """Finish the step: wait for a real device, advance the clock of a modelled one. Returns what it took."""
+        """Finish the step: wait until a real device has computed it. Returns what it took; the caller lets a virtual
+        clock advance, since steps of a pipeline overlap."""
 
     def reset_totals(self) -> None:
         """Forget the collected totals."""

@@ -14,7 +14,8 @@ class Linear(Op):
 
     format: how W is stored; weight_bytes: its stored bytes, counted by whoever packed it; compute: precision of the
     products; act_bytes: bytes of one activation element; space: memory that holds W; groups: heads that each have a
-    [out/groups, in/groups] block of their own (block-diagonal W).
+    [out/groups, in/groups] block of their own (block-diagonal W); vector_flop: elementwise work beside the product
+    (widening packed weights, transforming the activations).
     """
 
     kind: ClassVar[str] = "linear"
@@ -27,11 +28,13 @@ class Linear(Op):
     act_bytes: int
     space: str = DEVICE
     groups: int = 1
+    vector_flop: int = 0
 
     def cost(self) -> Cost:
         """2 · tokens · in · out FLOP; the weights are read once however many tokens there are."""
         return Cost(
             flop=2.0 * self.tokens * self.in_features * self.out_features / self.groups,
+            vector_flop=float(self.vector_flop),
             precision=self.compute,
             traffic=(
                 Traffic("weights", self.weight_bytes, 0, self.space),

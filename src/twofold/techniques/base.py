@@ -1,0 +1,119 @@
+"""What a technique is: one published method, one file, one frozen dataclass of parameters, the seams it plugs into, claims.
+
+Seams are small protocols kept beside the code that calls them: `models.weights.WeightScheme`, `engine.cache.CacheScheme`,
+`engine.filter.PromptFilter`, `models.transformer.LayerSelection`, `engine.draft.Drafter`, `engine.policy.SchedulingPolicy`.
+A technique overrides the methods of the seams that it uses; the engine asks each technique for each seam.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from twofold.errors import nearest
+
+Seam = Literal["weights", "cache", "attention", "layers", "decoding", "scheduling", "placement", "parallel"]
+Relation = Literal[">=", "<=", "=="]
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A headline result of a source, as data.
+
+    figure: what was measured ("decode throughput ratio"); claimed: (low, high) of the published figure; baseline, model,
+    hardware: what it was measured with; setup: the name of the function in `claims.setups` that reproduces it (None where the
+    comparison cannot be set up, with the reason in `why_not`).
+    """
+
+    key: str
+    figure: str
+    claimed: tuple[float, float]
+    unit: str
+    baseline: str
+    model: str
+    hardware: str
+    source: str
+    setup: str | None = None
+    why_not: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Info:
+    """What a technique says of itself, as data: read by the planner, `--help`, the docs and the tests alike.
+
+    lossless: greedy output equals the baseline's. needs: properties that the rest of the plan must have ("experts",
+    "draft-model", "attention-scores" …). provides / excludes: which pairs work is derived from these: a technique that
+    excludes a tag is refused beside one that provides it; `reasons` says why and what to do instead, by tag.
+    """
+
+    name: str
+    title: str
+    source: str
+    summary: str
+    seams: tuple[Seam, ...]
+    lossless: bool
+    needs: tuple[str, ...] = ()
+    provides: tuple[str, ...] = ()
+    excludes: tuple[str, ...] = ()
+    reasons: dict[str, str] = dataclasses.field(default_factory=dict)
+    behaviour: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Technique:
+    """Base of all techniques. Subclasses are frozen dataclasses of the paper's parameters and set `info` and `claims`."""
+
+    info: ClassVar[Info]
+    claims: ClassVar[tuple[Claim, ...]] = ()
+
+    @classmethod
+    def from_params(cls, params: dict[str, Any]) -> Technique:
+        """The technique with `params` (parsed YAML or command-line values), each checked against the declared type."""
+        fields = {f.name: f for f in dataclasses.fields(cls)}
+        for key in params:
+            if key not in fields:
+                raise ValueError(f"technique {cls.info.name}: unknown parameter {key!r}; {nearest(key, fields)}")
+        return cls(**{k: _coerce(cls.info.name, fields[k], v) for k, v in params.items()})
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """All parameters with their values."""
+        return dataclasses.asdict(self)
+
+    @property
+    def label(self) -> str:
+        """Short text for tables: the name and the parameters that differ from their defaults."""
+        changed = [
+            f"{f.name}={getattr(self, f.name)}"
+            for f in dataclasses.fields(self)
+            if f.default is not dataclasses.MISSING and getattr(self, f.name) != f.default
+        ]
+        return self.info.name + (f"({', '.join(changed)})" if changed else "")
+
+
+def _coerce(technique: str, field: dataclasses.Field[Any], value: Any) -> Any:
+    """`value` as the field's annotated type; text from a command line is converted, anything else must fit."""
+    wanted = str(field.type)
+    where = f"technique {technique}: {field.name}"
+    if value is None and "None" in wanted:
+        return None
+    if "bool" in wanted:
+        if isinstance(value, str) and value.lower() in ("true", "false"):
+            return value.lower() == "true"
+        if isinstance(value, bool):
+            return value
+        raise ValueError(f"{where} must be true or false, not {value!r}")
+    if isinstance(value, bool):
+        raise ValueError(f"{where} must be {wanted}, not {value!r}")
+    try:
+        if "int" in wanted.split(" |")[0]:
+            number = int(value)
+            if float(value) != number:
+                raise ValueError
+            return number
+        if "float" in wanted:
+            return float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{where} must be {wanted}, not {value!r}") from None
+    return value
