@@ -1,17 +1,29 @@
 """What a technique is: one published method, one file, one frozen dataclass of parameters, the seams it plugs into, claims.
 
-Seams are small protocols kept beside the code that calls them: `models.weights.WeightScheme`, `engine.cache.CacheScheme`,
-`engine.filter.PromptFilter`, `models.transformer.LayerSelection`, `engine.draft.Drafter`, `engine.policy.SchedulingPolicy`.
+Seams are small protocols kept beside the code that calls them: `models.weights.WeightScheme`, `models.cache.CacheScheme`,
+`models.build.LayerSelection`, `engine.filter.PromptFilter`, `engine.draft.Drafter`, `engine.policy.SchedulingPolicy`.
 A technique overrides the methods of the seams that it uses; the engine asks each technique for each seam.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from twofold.errors import nearest
+
+if TYPE_CHECKING:
+    from twofold.devices.base import Device
+    from twofold.engine.draft import Drafter
+    from twofold.engine.filter import PromptFilter
+    from twofold.engine.policy import SchedulingPolicy
+    from twofold.models.build import LayerSelection
+    from twofold.models.cache import CacheScheme
+    from twofold.models.spec import ModelSpec
+    from twofold.models.transformer import Transformer
+    from twofold.models.weights import WeightScheme
 
 Seam = Literal["weights", "cache", "attention", "layers", "decoding", "scheduling", "placement", "parallel"]
 Relation = Literal[">=", "<=", "=="]
@@ -42,7 +54,8 @@ class Claim:
 class Info:
     """What a technique says of itself, as data: read by the planner, `--help`, the docs and the tests alike.
 
-    lossless: greedy output equals the baseline's. needs: properties that the rest of the plan must have ("experts",
+    lossless: greedy output equals the baseline's. behaviour: data-dependent quantities by name with the value that a prediction
+    uses where none was recorded, and where that value comes from. needs: properties that the rest of the plan must have ("experts",
     "draft-model", "attention-scores" …). provides / excludes: which pairs work is derived from these: a technique that
     excludes a tag is refused beside one that provides it; `reasons` says why and what to do instead, by tag.
     """
@@ -57,7 +70,7 @@ class Info:
     provides: tuple[str, ...] = ()
     excludes: tuple[str, ...] = ()
     reasons: dict[str, str] = dataclasses.field(default_factory=dict)
-    behaviour: tuple[str, ...] = ()
+    behaviour: dict[str, tuple[float, str]] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -80,6 +93,45 @@ class Technique:
     def params(self) -> dict[str, Any]:
         """All parameters with their values."""
         return dataclasses.asdict(self)
+
+    # --- seams: a technique overrides those that it uses --------------------------------------------------------------
+
+    def check(self, spec: ModelSpec) -> None:
+        """ValueError where this technique cannot work on `spec`, with the reason and the alternative."""
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether `calibrate` must run on the unmodified model before a real run."""
+        return False
+
+    def calibrate(self, model: Transformer, device: Device, token_ids: Sequence[int]) -> Self:
+        """This technique with what it learned from running `model` over `token_ids` (a few hundred tokens of prose)."""
+        del model, device, token_ids
+        return self
+
+    def weight_scheme(self) -> WeightScheme | None:
+        """How weights are stored."""
+        return None
+
+    def cache_scheme(self) -> CacheScheme | None:
+        """How the cache is stored."""
+        return None
+
+    def layer_selection(self) -> LayerSelection | None:
+        """Which sublayers exist."""
+        return None
+
+    def prompt_filter(self) -> PromptFilter | None:
+        """Which tokens of a prompt the model goes on with."""
+        return None
+
+    def drafter(self) -> Drafter | None:
+        """Who guesses tokens for verification."""
+        return None
+
+    def scheduling_policy(self) -> SchedulingPolicy | None:
+        """What runs next."""
+        return None
 
     @property
     def label(self) -> str:

@@ -1,0 +1,155 @@
+"""RequestQueues: where every unfinished request is (queue, prefilling, decoding), how requests come and how they end.
+
+Order among requests is total and fixed on arrival: the policy's rank, then first come, first served.
+"""
+
+from __future__ import annotations
+
+import math
+from heapq import heappush
+
+from twofold.engine.batch import Batch
+from twofold.engine.blocks import BlockManager
+from twofold.engine.policy import Mixed, SchedulingPolicy
+from twofold.engine.request import FinishReason, Request, RequestStatus
+from twofold.engine.scheduler_config import SchedulerConfig
+
+RUNNING = RequestStatus.RUNNING
+
+
+class RequestQueues:
+    """Base of the scheduler. requests: unfinished requests by id."""
+
+    def __init__(
+        self, config: SchedulerConfig, blocks: BlockManager, policy: SchedulingPolicy | None = None
+    ) -> None:
+        self.config = config
+        self.blocks = blocks
+        self.policy: SchedulingPolicy = policy if policy is not None else Mixed()
+        if config.preemption == "swap" and not blocks.num_host_blocks:
+            raise ValueError(
+                "preemption is 'swap', but there are no host blocks to swap to: give some, or use 'recompute'"
+            )
+        if self.policy.needs_chunking and not config.chunked_prefill:
+            raise ValueError(
+                f"policy {self.policy.name!r} cuts prompts into chunks: switch chunked_prefill on"
+            )
+        self.requests: dict[str | int, Request] = {}
+        # A heap by order; entries of requests that ended while waiting are skipped when they come up.
+        self._waiting: list[tuple[float, int, Request]] = []
+        self._num_waiting = 0
+        # Both in order. A request decodes once everything but its newest output token is computed.
+        self._prefilling: list[Request] = []
+        self._decoding: list[Request] = []
+        self._in_flight: dict[int, Batch] = {}
+        self._arrivals = 0
+        # The first in the queue and the free blocks with which it could not be admitted: not tried again with fewer.
+        self._refused: tuple[Request, int] | None = None
+
+    @property
+    def has_work(self) -> bool:
+        """Whether any request is unfinished."""
+        return bool(self.requests)
+
+    @property
+    def num_running(self) -> int:
+        """Requests that hold device blocks."""
+        return len(self._decoding) + len(self._prefilling)
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests in the queue, swapped ones included."""
+        return self._num_waiting
+
+    @property
+    def running(self) -> list[Request]:
+        """Running requests, first the decoding ones."""
+        return [*self._decoding, *self._prefilling]
+
+    @property
+    def num_in_flight(self) -> int:
+        """Batches scheduled and not yet updated."""
+        return len(self._in_flight)
+
+    def add(self, request: Request) -> None:
+        """Queue a request. ValueError for one that could never run, or whose id is in use."""
+        if request.id in self.requests:
+            raise ValueError(f"request id {request.id!r} is in use by an unfinished request")
+        assert request.status is RequestStatus.WAITING and not request.block_table, f"{request!r} is not new"
+        self._check_fits(request.id, request.num_context_tokens)
+        rank = self.policy.rank(request)
+        if math.isnan(rank):
+            raise ValueError(
+                f"request {request.id!r} has no place in the queue: policy {self.policy.name!r} ranks it nan"
+            )
+        request.order = (rank, self._arrivals)
+        self._arrivals += 1
+        self.requests[request.id] = request
+        self._enqueue(request)
+
+    def _check_fits(self, id: str | int, tokens: int) -> None:
+        limit, slots = self.config.max_context, self.blocks.num_slots
+        if limit is not None and tokens >= limit:
+            raise ValueError(
+                f"request {id!r} has {tokens} tokens, but the context ends at {limit} (output included): shorten it"
+            )
+        if tokens + 1 > slots:
+            raise ValueError(
+                f"request {id!r} has {tokens} tokens, but the cache holds {slots} ({self.blocks.num_blocks} blocks of "
+                f"{self.blocks.block_size}): shorten it, or give the cache at least {self.blocks.blocks_for(tokens + 1)} blocks"
+            )
+        if not self.config.chunked_prefill and tokens > self.config.max_num_batched_tokens:
+            raise ValueError(
+                f"request {id!r} has {tokens} tokens, but a step takes {self.config.max_num_batched_tokens} and prompts are not "
+                f"cut: raise max_num_batched_tokens, or switch chunked_prefill on"
+            )
+
+    def _enqueue(self, request: Request) -> None:
+        heappush(self._waiting, (*request.order, request))
+        self._num_waiting += 1
+        self._refused = None
+
+    def cancel(self, id: str | int, now: float) -> bool:
+        """End a request at the user's wish. False where it is unknown or has ended already."""
+        return self.finish(id, "cancelled", now)
+
+    def finish(self, id: str | int, reason: FinishReason, now: float) -> bool:
+        """End a request from outside (a stop string, a cancellation, an error). Its blocks are free at once, or at the
+        `update` of the batch in flight that writes to them. False where it is unknown or has ended already."""
+        request = self.requests.get(id)
+        if request is None or request._pending_finish is not None:
+            return False
+        if request.in_flight:
+            request._pending_finish = reason
+        else:
+            self._end(request, reason, now)
+        return True
+
+    def abort(self, now: float, reason: FinishReason = "aborted") -> list[Request]:
+        """End everything at once, batches in flight included: these are void and must not be updated any more; the caller
+        has made sure that nothing executes. Returns the requests that this ended."""
+        ended = list(self.requests.values())
+        self._in_flight.clear()
+        for request in ended:
+            request.in_flight = False
+            self._end(request, request._pending_finish or reason, now)
+        self._waiting.clear()
+        return ended
+
+    def _end(self, request: Request, reason: FinishReason, now: float) -> None:
+        self._leave(request)
+        self.blocks.free(request)
+        request.forget_drafts()
+        request.status = RequestStatus.FINISHED
+        request.finish_reason = reason
+        request.finished_time = now
+        del self.requests[request.id]
+
+    def _leave(self, request: Request) -> None:
+        """Take it out of the running lists (or leave its entry in the queue, which is skipped later)."""
+        if request.status is not RUNNING:
+            self._num_waiting -= 1
+        elif request.num_output_tokens and request in self._decoding:
+            self._decoding.remove(request)
+        else:
+            self._prefilling.remove(request)

@@ -1,0 +1,25 @@
+"""Which function computes which op: a table per kernel set, filled by decorators, looked up by the op's type."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from twofold.ops.base import Op
+
+Kernel = Callable[..., Any]
+KernelT = TypeVar("KernelT", bound=Kernel)
+
+REFERENCE: dict[type[Op], Kernel] = {}
+"""Plain torch kernels, one for every op: the oracle that native kernels are held against."""
+
+
+def reference(op: type[Op]) -> Callable[[KernelT], KernelT]:
+    """Decorator: the function is the reference kernel of `op`. It takes the op and the arguments given to `execute`."""
+
+    def add(kernel: KernelT) -> KernelT:
+        assert op not in REFERENCE, f"{op.__name__} already has a reference kernel"
+        REFERENCE[op] = kernel
+        return kernel
+
+    return add

@@ -1,0 +1,273 @@
+"""A Hugging Face config.json to a ModelSpec.
+
+Every key is read here, is known to leave the mathematics of inference alone, or is an error. Defaults for keys that a file
+leaves out are those of the family's configuration class in transformers (published files rely on them).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from twofold.errors import nearest
+from twofold.models.hf_rope import rope_fields
+from twofold.models.spec import Activation, Experts, ModelSpec
+
+_QWEN = {"hidden_size": 4096, "intermediate_size": 22016, "num_hidden_layers": 32, "num_attention_heads": 32,
+         "max_position_embeddings": 32768, "rms_norm_eps": 1e-6, "vocab_size": 151936, "hidden_act": "silu"}  # fmt: skip
+_MISTRAL = {"vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
+            "num_attention_heads": 32, "num_key_value_heads": 8, "max_position_embeddings": 131072,
+            "hidden_act": "silu"}  # fmt: skip
+_QWEN_MOE = {**_QWEN, "hidden_size": 2048, "num_hidden_layers": 24, "decoder_sparse_step": 1, "norm_topk_prob": False}
+
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "llama": {"vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
+              "num_attention_heads": 32, "max_position_embeddings": 2048, "rms_norm_eps": 1e-6, "hidden_act": "silu"},
+    "mistral": {**_MISTRAL, "rms_norm_eps": 1e-6, "sliding_window": 4096},
+    "mixtral": {**_MISTRAL, "rms_norm_eps": 1e-5, "num_local_experts": 8, "num_experts_per_tok": 2},
+    "qwen2": {**_QWEN, "num_key_value_heads": 32, "sliding_window": 4096, "max_window_layers": 28},
+    "qwen3": {**_QWEN, "num_key_value_heads": 32, "head_dim": 128, "sliding_window": 4096, "max_window_layers": 28},
+    "qwen2_moe": {**_QWEN_MOE, "num_attention_heads": 16, "num_key_value_heads": 16, "intermediate_size": 5632,
+                  "moe_intermediate_size": 1408, "shared_expert_intermediate_size": 5632, "num_experts": 60,
+                  "num_experts_per_tok": 4, "qkv_bias": True, "sliding_window": 4096},
+    "qwen3_moe": {**_QWEN_MOE, "num_attention_heads": 32, "num_key_value_heads": 4, "intermediate_size": 6144,
+                  "moe_intermediate_size": 768, "num_experts": 128, "num_experts_per_tok": 8, "sliding_window": 4096},
+    "gemma3": {"vocab_size": 262208, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26,
+               "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "rms_norm_eps": 1e-6,
+               "max_position_embeddings": 131072, "hidden_activation": "gelu_pytorch_tanh", "sliding_window": 4096,
+               "query_pre_attn_scalar": 256, "tie_word_embeddings": True},
+    "phi3": {"vocab_size": 32064, "hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 32,
+             "num_attention_heads": 32, "max_position_embeddings": 4096, "original_max_position_embeddings": 4096,
+             "rms_norm_eps": 1e-5, "hidden_act": "silu"},
+    "gpt2": {"vocab_size": 50257, "n_positions": 1024, "n_embd": 768, "n_layer": 12, "n_head": 12,
+             "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5, "tie_word_embeddings": True},
+    "opt": {"vocab_size": 50272, "hidden_size": 768, "ffn_dim": 3072, "num_hidden_layers": 12,
+            "num_attention_heads": 12, "max_position_embeddings": 2048, "activation_function": "relu",
+            "tie_word_embeddings": True},
+}  # fmt: skip
+"""By family: the values that transformers takes for keys that are left out."""
+
+_MODEL_TYPES = {family: family for family in DEFAULTS} | {"gemma3_text": "gemma3"}
+
+_ACTIVATIONS: dict[str, Activation] = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
+}
+
+# Keys with no part in the mathematics of inference. Dropout and losses are of training; dtypes are those of the files.
+_HARMLESS = set(
+    """architectures model_type transformers_version dtype torch_dtype use_cache initializer_range init_std auto_map
+    attention_dropout attn_pdrop embd_pdrop resid_pdrop dropout layerdrop activation_dropout hidden_dropout
+    bos_token_id eos_token_id pad_token_id unk_token_id sep_token_id decoder_start_token_id forced_eos_token_id
+    output_router_logits router_aux_loss_coef router_jitter_noise pretraining_tp reorder_and_upcast_attn
+    summary_activation summary_first_dropout summary_proj_to_labels summary_type summary_use_proj cache_implementation
+    task_specific_params id2label label2id num_labels problem_type finetuning_task chunk_size_feed_forward
+    output_attentions output_hidden_states return_dict return_dict_in_generate gradient_checkpointing prefix n_ctx
+    attn_implementation use_flash_attn tokenizer_class is_decoder unsloth_fixed unsloth_version torchscript use_bfloat16
+    max_length temperature top_k top_p do_sample repetition_penalty quantization_config_file transformers.js_config
+    """.split()
+)
+
+# Values that these keys must have, because another would change the mathematics in a way that is not expressed.
+_FIXED: dict[str, object] = {
+    "add_cross_attention": False,
+    "scale_attn_weights": True,
+    "scale_attn_by_inverse_layer_idx": False,
+    "do_layer_norm_before": True,
+    "_remove_final_layer_norm": False,
+    "enable_bias": True,
+    "layer_norm_elementwise_affine": True,
+    "use_bidirectional_attention": False,
+    "is_encoder_decoder": False,
+    "tie_encoder_decoder": False,
+    "decoder_sparse_step": 1,
+}
+
+
+class Config:
+    """Access to the keys of one config.json; remembers which were read."""
+
+    def __init__(self, values: Mapping[str, Any], defaults: Mapping[str, Any], where: str) -> None:
+        self.values, self._defaults, self.where = values, defaults, where
+        self._read: set[str] = set()
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The value of `key`, the family's default where it is left out, else `default`."""
+        self._read.add(key)
+        return self.values.get(key, self._defaults.get(key, default))
+
+    def number(self, *keys: str) -> int:
+        """A positive integer under the first of `keys` that is present."""
+        value = next((v for v in map(self.get, keys) if v is not None), None)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{self.where}: {keys[0]} must be a positive integer, not {value!r}")
+        return value
+
+    def finish(self) -> None:
+        """ValueError for keys that nobody read and that may matter."""
+        for key, value in self.values.items():
+            if key in _FIXED:
+                if value is not None and value != _FIXED[key]:
+                    raise ValueError(f"{self.where}: {key} = {value!r} is not supported, only {_FIXED[key]!r}")
+            elif key not in self._read | _HARMLESS and not key.startswith("_") and value not in (None, False, [], {}):
+                raise ValueError(
+                    f"{self.where}: {key} = {value!r} is unknown and may change the model; refusing to ignore it "
+                    "(take the key out of config.json if it does not matter)"
+                )
+
+
+def family_of(values: Mapping[str, Any], where: str) -> tuple[str, Mapping[str, Any]]:
+    """The family of a config.json and the part of it that describes the text model.
+
+    Raises ValueError for model types that are not supported.
+    """
+    model_type = values.get("model_type")
+    if model_type == "gemma3" and isinstance(text := values.get("text_config"), Mapping):
+        # What multimodal Gemma 3 states for the whole model holds for its text part too.
+        shared = {k: values[k] for k in ("tie_word_embeddings", "eos_token_id", "bos_token_id") if k in values}
+        return "gemma3", {**shared, **text}
+    if model_type not in _MODEL_TYPES:
+        raise ValueError(f"{where}: model_type {model_type!r} is not supported; {nearest(str(model_type), _MODEL_TYPES)}")
+    return _MODEL_TYPES[model_type], values
+
+
+def hf_spec(values: Mapping[str, Any], name: str, where: str) -> ModelSpec:
+    """The architecture that a parsed config.json describes, called `name`; `where` is named in errors and as source.
+
+    Raises ValueError for what is not supported, and for every key that is neither understood nor known to be harmless.
+    """
+    family, values = family_of(values, where)
+    config = Config(values, DEFAULTS[family], where)
+    if config.get("quantization_config"):
+        raise ValueError(f"{where}: quantised Hugging Face checkpoints are not supported; use GGUF or the original")
+    fields = _positional(config) if family in ("gpt2", "opt") else _rotary(config, family)
+    name_of_act = next((v for v in map(config.get, ("hidden_act", "hidden_activation", "activation_function")) if v), None)
+    if name_of_act not in _ACTIVATIONS:
+        raise ValueError(f"{where}: activation {name_of_act!r} is not supported; allowed: {', '.join(_ACTIVATIONS)}")
+    spec = ModelSpec(
+        name=name,
+        family=family,
+        vocab_size=config.number("vocab_size"),
+        activation=_ACTIVATIONS[name_of_act],
+        tied_embeddings=bool(config.get("tie_word_embeddings", False)),
+        source=where,
+        **fields,
+    )
+    config.finish()
+    return spec
+
+
+def _positional(config: Config) -> dict[str, Any]:
+    """GPT-2 and OPT: learned positions, layer norms, biases everywhere, a plain MLP."""
+    hidden, heads = config.number("n_embd", "hidden_size"), config.number("n_head", "num_attention_heads")
+    if (projected := config.get("word_embed_proj_dim")) not in (None, hidden):
+        raise ValueError(f"{config.where}: word_embed_proj_dim {projected} other than hidden_size is not supported")
+    inner = config.get("n_inner") or config.get("ffn_dim") or 4 * hidden
+    return {
+        "num_layers": config.number("n_layer", "num_hidden_layers"),
+        "hidden": hidden,
+        "num_heads": heads,
+        "num_kv_heads": heads,
+        "head_dim": hidden // heads,
+        "ffn_hidden": inner,
+        "max_context": config.number("n_positions", "max_position_embeddings"),
+        "norm": "layer",
+        "norm_eps": config.get("layer_norm_epsilon", 1e-5),  # OPT has torch's default
+        "gated": False,
+        "positions": "learned",
+        "position_offset": 2 if config.get("ffn_dim") else 0,  # OPT's table begins with two unused rows
+        "qkv_bias": True,
+        "out_bias": True,
+        "mlp_bias": True,
+    }
+
+
+def _rotary(config: Config, family: str) -> dict[str, Any]:
+    """The families with rotary positions and root-mean-square norms."""
+    hidden, heads = config.number("hidden_size"), config.number("num_attention_heads")
+    head_dim = config.get("head_dim") or hidden // heads
+    layers, context = config.number("num_hidden_layers"), config.number("max_position_embeddings")
+    for key in ("rope_parameters", "rope_scaling", "rope_theta", "rope_local_base_freq", "partial_rotary_factor",
+                "original_max_position_embeddings"):  # fmt: skip
+        config.get(key)
+    bias = bool(config.get("attention_bias", False))
+    fields: dict[str, Any] = {
+        "num_layers": layers,
+        "hidden": hidden,
+        "num_heads": heads,
+        "num_kv_heads": config.get("num_key_value_heads") or heads,
+        "head_dim": head_dim,
+        "ffn_hidden": config.number("intermediate_size"),
+        "max_context": context,
+        "norm_eps": config.get("rms_norm_eps"),
+        "qkv_bias": {"qwen2": True, "qwen2_moe": bool(config.get("qkv_bias"))}.get(family, bias),
+        "out_bias": bias,
+        "mlp_bias": bool(config.get("mlp_bias", False)),
+        "qk_norm": family in ("qwen3", "qwen3_moe", "gemma3"),
+        "experts": _experts(config, family, layers),
+        **rope_fields({**config.values, "max_position_embeddings": context}, family, head_dim, config.where),
+        **_windows(config, family, layers, context),
+    }
+    if family == "gemma3":
+        fields |= {
+            "post_norms": True,
+            "embedding_scale": math.sqrt(hidden),
+            "query_scale": config.get("query_pre_attn_scalar") ** -0.5,
+            "attention_softcap": config.get("attn_logit_softcapping"),
+            "final_softcap": config.get("final_logit_softcapping"),
+        }
+    return fields
+
+
+def _windows(config: Config, family: str, layers: int, context: int) -> dict[str, Any]:
+    """`window` and `global_every`; ValueError for a pattern of layers that those two cannot say."""
+    window = config.get("sliding_window")
+    first = config.get("max_window_layers") if family in ("qwen2", "qwen3") else 0
+    use = config.get("use_sliding_window", not family.startswith("qwen"))
+    types, pattern = config.get("layer_types"), config.get("sliding_window_pattern", 6)
+    if not window or not use or window >= context:
+        return {"window": None}
+    if types is None and family == "gemma3":
+        types = ["full_attention" if (i + 1) % pattern == 0 else "sliding_attention" for i in range(layers)]
+    elif types is None and family == "qwen2_moe":
+        first = config.get("max_window_layers", 28)
+        types = ["sliding_attention" if i % 2 == 0 and i < first else "full_attention" for i in range(layers)]
+    elif types is None:
+        types = ["full_attention" if i < first else "sliding_attention" for i in range(layers)]
+    slides = [kind == "sliding_attention" for kind in types]
+    if len(types) != layers or not set(types) <= {"full_attention", "sliding_attention"}:
+        raise ValueError(f"{config.where}: layer_types {types} are not understood for {layers} layers")
+    if not any(slides):
+        return {"window": None}
+    every = next((i + 1 for i, slide in enumerate(slides) if not slide), 0)
+    if slides != [every == 0 or (i + 1) % every != 0 for i in range(layers)]:
+        raise ValueError(f"{config.where}: global layers {[i for i, s in enumerate(slides) if not s]} are not evenly spaced")
+    return {"window": window, "global_every": every}
+
+
+def _experts(config: Config, family: str, layers: int) -> Experts | None:
+    if family not in ("mixtral", "qwen2_moe", "qwen3_moe"):
+        return None
+    dense = sorted(config.get("mlp_only_layers") or [])
+    if dense != list(range(len(dense))) or len(dense) >= layers:
+        raise ValueError(f"{config.where}: dense layers {dense} other than the leading ones are not supported")
+    mixtral, shared = family == "mixtral", config.get("shared_expert_intermediate_size", 0)
+    keys = ("num_local_experts", "num_experts")
+    given = [key for key in keys if key in config.values]
+    for key in keys:
+        config.get(key)
+    return Experts(
+        num=config.number(*(given or keys)),
+        active=config.number("num_experts_per_tok"),
+        hidden=config.number("intermediate_size" if mixtral else "moe_intermediate_size"),
+        shared_hidden=shared,
+        shared_gate=shared > 0,
+        first_dense=len(dense),
+        normalize=mixtral or bool(config.get("norm_topk_prob")),
+    )

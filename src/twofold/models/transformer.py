@@ -1,0 +1,202 @@
+"""The forward pass: one function over ops for every family, on real tensors or on none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from twofold.devices.base import Device
+from twofold.models.blocks import (
+    AttentionBlock,
+    Context,
+    ExpertsBlock,
+    LatentAttentionBlock,
+    Maybe,
+    MLPBlock,
+    NormWeights,
+    Rotation,
+)
+from twofold.models.cache import CacheLayer
+from twofold.models.parallel import Parallel
+from twofold.models.rope import RotaryTables
+from twofold.models.spec import ModelSpec
+from twofold.models.step import StepInput
+from twofold.models.weights import ACT_BYTES, Matrix
+from twofold.ops import AddNorm, AllGather, Embedding, Norm, Send
+from twofold.ops.base import Precision
+
+Attention = AttentionBlock | LatentAttentionBlock
+MLP = MLPBlock | ExpertsBlock
+
+
+class Residual:
+    """The residual stream: a sublayer's output is added on the way into the next norm, in one op."""
+
+    def __init__(self, model: Transformer, ctx: Context, x: Maybe) -> None:
+        self.model, self.ctx, self.x = model, ctx, x
+        self.delta: Maybe = None
+        self.pending = False
+
+    def normed(self, norm: NormWeights, tokens: int) -> Maybe:
+        """The stream so far, normalised."""
+        spec, act = self.model.spec, ACT_BYTES[self.model.precision]
+        run = self.ctx.device.execute
+        if not self.pending:
+            out: Maybe = run(Norm(tokens, spec.hidden, spec.norm, act), self.x, norm.weight, norm.bias, spec.norm_eps)
+            return out
+        op = AddNorm(tokens, spec.hidden, spec.norm, act)
+        out, self.x = run(op, self.x, self.delta, norm.weight, norm.bias, spec.norm_eps)
+        self.pending = False
+        return out
+
+    def add(self, delta: Maybe) -> None:
+        """Let `delta` be added before the next norm."""
+        assert not self.pending
+        self.delta, self.pending = delta, True
+
+    def select(self, rows: Maybe) -> None:
+        """Keep only those rows from here on."""
+        if rows is not None:
+            assert self.x is not None
+            self.x = self.x.index_select(0, rows)
+            self.delta = None if self.delta is None else self.delta.index_select(0, rows)
+
+
+@dataclass(slots=True)
+class TransformerLayer:
+    """One layer. A dropped sublayer is None: it is neither stored nor run, and its cache does not exist."""
+
+    index: int
+    attention: Attention | None
+    mlp: MLP | None
+    attention_norm: NormWeights = field(default_factory=NormWeights)
+    mlp_norm: NormWeights = field(default_factory=NormWeights)
+    post_attention_norm: NormWeights | None = None
+    post_mlp_norm: NormWeights | None = None
+    signature: object = None
+
+    def __call__(self, stream: Residual, ctx: Context) -> None:
+        """Run the sublayers on the stream."""
+        tokens = ctx.step.num_tokens
+        if self.attention is not None:
+            y = self.attention(stream.normed(self.attention_norm, tokens), ctx)
+            stream.add(self._post(y, self.post_attention_norm, stream, tokens))
+        if self.mlp is not None:
+            y = self.mlp(stream.normed(self.mlp_norm, tokens), ctx)
+            stream.add(self._post(y, self.post_mlp_norm, stream, tokens))
+
+    @staticmethod
+    def _post(y: Maybe, norm: NormWeights | None, stream: Residual, tokens: int) -> Maybe:
+        if norm is None:
+            return y
+        spec = stream.model.spec
+        op = Norm(tokens, spec.hidden, spec.norm, ACT_BYTES[stream.model.precision])
+        out: Maybe = stream.ctx.device.execute(op, y, norm.weight, norm.bias, spec.norm_eps)
+        return out
+
+    def matrices(self) -> list[Matrix]:
+        """The stored matrices of the layer."""
+        found = self.attention.matrices() if self.attention is not None else []
+        return found + (self.mlp.matrices() if self.mlp is not None else [])
+
+
+@dataclass(slots=True)
+class Transformer:
+    """A model ready to run or to be costed: what one rank of the deployment holds.
+
+    stages: the layers of each pipeline stage; rotary: position tables (None without rotary positions or on modelled devices);
+    embed: [vocab, hidden]; head: the matrix of the logits.
+    """
+
+    spec: ModelSpec
+    parallel: Parallel
+    precision: Precision
+    stages: Sequence[Sequence[TransformerLayer]]
+    head: Matrix
+    embed: Maybe = None
+    positions: Maybe = None
+    rotary: RotaryTables | None = None
+    norm: NormWeights = field(default_factory=NormWeights)
+    _small: int = 0
+
+    @property
+    def layers(self) -> list[TransformerLayer]:
+        """All layers in order."""
+        return [layer for stage in self.stages for layer in stage]
+
+    @property
+    def caches(self) -> list[CacheLayer]:
+        """The cache layers, of layers that have attention."""
+        return [layer.attention.cache for layer in self.layers if layer.attention is not None]
+
+    def forward(self, step: StepInput, device: Device) -> Maybe:
+        """Logits [step.num_logits, vocab] in float32, or None on a modelled device."""
+        stream, ctx = self.start(step, device)
+        for number, stage in enumerate(self.stages):
+            if number:
+                size = step.num_tokens * self.spec.hidden * ACT_BYTES[self.precision]
+                device.execute(Send(size, self.parallel.pp, "pp"))
+            for layer in device.each(stage):
+                layer(stream, ctx)
+        return self.logits(stream, ctx)
+
+    def start(self, step: StepInput, device: Device) -> tuple[Residual, Context]:
+        """Embed the step's tokens."""
+        spec, act = self.spec, ACT_BYTES[self.precision]
+        rotation = Rotation()
+        if self.rotary is not None and step.positions is not None:
+            rotation = Rotation(self.rotary.at(step.positions))
+        ctx = Context(device, step, rotation)
+        tables = 2 if spec.positions == "learned" else 1
+        op = Embedding(step.num_tokens, spec.hidden, spec.hidden * act, act, tables)
+        positions = step.positions
+        if positions is not None and spec.position_offset:
+            positions = positions + spec.position_offset
+        x: Maybe = device.execute(op, step.token_ids, self.embed, spec.embedding_scale, positions, self.positions)
+        return Residual(self, ctx, x), ctx
+
+    def logits(self, stream: Residual, ctx: Context) -> Maybe:
+        """Final norm and vocabulary projection of the rows that want logits."""
+        step, device = ctx.step, ctx.device
+        if step.num_logits == 0:
+            return None
+        if step.num_logits < step.num_tokens:
+            stream.select(step.logit_rows)
+        x = stream.normed(self.norm, step.num_logits)
+        out: Maybe = device.execute(self.head.op(step.num_logits, self.precision), x, self.head)
+        if self.parallel.tp > 1:
+            device.execute(AllGather(step.num_logits * self.head.out_features * 4, self.parallel.tp, "tp"))
+        if out is None:
+            return None
+        out = out.float()
+        cap = self.spec.final_softcap
+        return out if cap is None else torch.tanh(out / cap) * cap
+
+    def weight_bytes(self) -> int:
+        """Bytes of all stored weights of one rank (of the heaviest pipeline stage), counted."""
+        act = ACT_BYTES[self.precision]
+        embed = self.spec.vocab_size * self.spec.hidden * act
+        stages = [sum(m.nbytes for layer in stage for m in layer.matrices()) for stage in self.stages]
+        tied = self.spec.tied_embeddings and isinstance_dense(self.head)
+        stages[0] += embed
+        if len(stages) > 1 or not tied:
+            stages[-1] += self.head.nbytes
+        return max(stages) + self._small
+
+    def allocated(self) -> int:
+        """Bytes of the weight tensors that are really held; tensors that are shared count once."""
+        held: dict[int, int] = {}
+        tensors = [t for m in (*(m for layer in self.layers for m in layer.matrices()), self.head) for t in m.tensors.values()]
+        tensors += [t for t in (self.embed, self.positions) if t is not None]
+        for t in tensors:
+            held[t.data_ptr()] = t.numel() * t.element_size()
+        return sum(held.values()) + self._small
+
+
+def isinstance_dense(matrix: Matrix) -> bool:
+    """Whether the matrix is stored unpacked, so that it can be the embedding table itself."""
+    from twofold.models.weights import DenseMatrix
+
+    return isinstance(matrix, DenseMatrix)

@@ -1,0 +1,121 @@
+"""A comparison: the baseline, each technique alone, and combinations; measured here, predicted here and elsewhere."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from statistics import median
+from typing import Any
+
+from pydantic import Field, computed_field, model_validator
+
+from twofold.report.host import twofold_version
+from twofold.report.schema import Figure, Load, Record, Result
+
+# Figures for which a prediction is held against the measurement.
+CHECKED = ("ttft", "tpot", "e2e", "tokens_per_s")
+
+
+class Row(Record):
+    """One plan of a comparison.
+
+    refused: why this combination cannot run at all (it then has no results). refused_elsewhere: by device, why that
+    device cannot take it. elsewhere: predictions by device name.
+    """
+
+    label: str
+    measured: Result | None = None
+    predicted_here: Result | None = None
+    predicted_elsewhere: dict[str, Result] = {}
+    refused: str | None = None
+    refused_elsewhere: dict[str, str] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _recompute(cls, data: Any) -> Any:
+        # `errors` is written for readers of the JSON and follows from the rest.
+        return {k: v for k, v in data.items() if k != "errors"} if isinstance(data, dict) else data
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Row:
+        if self.refused is not None and (self.measured or self.predicted_here or self.predicted_elsewhere):
+            raise ValueError(f"row {self.label!r} is refused and has results all the same")
+        both = sorted(set(self.predicted_elsewhere) & set(self.refused_elsewhere))
+        if both:
+            raise ValueError(f"row {self.label!r} is predicted and refused on {', '.join(both)}")
+        return self
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def errors(self) -> dict[str, float]:
+        """Relative error of the prediction for this machine, by figure: predicted / measured − 1."""
+        errors = {}
+        for name in CHECKED:
+            measured, predicted = self._pair(name)
+            if measured is not None and predicted is not None and measured.mid:
+                errors[name] = predicted.mid / measured.mid - 1
+        return errors
+
+    def _pair(self, name: str) -> tuple[Figure | None, Figure | None]:
+        return (
+            self.measured.figure(name) if self.measured else None,
+            self.predicted_here.figure(name) if self.predicted_here else None,
+        )
+
+
+class Comparison(Record):
+    """A baseline and the rows that are held against it, all on one model and one workload."""
+
+    title: str
+    model: str
+    device: str
+    workload: Load
+    baseline: Row
+    rows: list[Row] = []
+    notes: list[str] = []
+    twofold_version: str = Field(default_factory=twofold_version)
+    created: datetime = Field(default_factory=lambda: datetime.now(UTC))
+
+    @property
+    def all_rows(self) -> list[Row]:
+        """The baseline, then the others."""
+        return [self.baseline, *self.rows]
+
+    @property
+    def devices(self) -> list[str]:
+        """Names of the other devices, in the order in which they first appear."""
+        names: dict[str, None] = {}
+        for row in self.all_rows:
+            names.update(dict.fromkeys([*row.predicted_elsewhere, *row.refused_elsewhere]))
+        return list(names)
+
+    @property
+    def results(self) -> list[Result]:
+        """Every measurement and prediction in the comparison."""
+        found = []
+        for row in self.all_rows:
+            found += [r for r in (row.measured, row.predicted_here) if r is not None]
+            found += row.predicted_elsewhere.values()
+        return found
+
+    def median_error(self, name: str) -> float | None:
+        """Median over rows of the absolute relative error of figure `name`; None where no row has both."""
+        errors = [abs(row.errors[name]) for row in self.all_rows if name in row.errors]
+        return median(errors) if errors else None
+
+    @classmethod
+    def single(cls, result: Result) -> Comparison:
+        """A comparison with one row, so that one result is shown in the same way."""
+        row = (
+            Row(label=result.label, measured=result)
+            if result.kind == "run"
+            else Row(label=result.label, predicted_elsewhere={result.device: result})
+        )
+        return cls(
+            title=f"{result.model} on {result.device}",
+            model=result.model,
+            device=result.device,
+            workload=result.workload,
+            baseline=row,
+            twofold_version=result.twofold_version,
+            created=result.created,
+        )
