@@ -1,7 +1,8 @@
 """Small random models, written as the real ones are: the oracle that logits and loaders are checked against.
 
-`tiny_hf_dir` writes a Hugging Face directory with transformers (fp32, fixed seed, a few thousand weights) in which the
-family's particular features are switched on. `tiny_gguf` writes the smallest Llama-architecture GGUF file of one type.
+`tiny_hf_dir` writes a Hugging Face directory with transformers (fp32, fixed seed, a few thousand weights) in
+which the family's particular features are switched on. `tiny_gguf` writes the smallest Llama-architecture
+GGUF file of one type.
 """
 
 from __future__ import annotations
@@ -125,9 +126,11 @@ def tiny_config(family: str, **changes: Any) -> Any:
 
 
 def tiny_hf_dir(family: str, tmp_path: Path, **changes: Any) -> Path:
-    """Write the small model of `family` as config.json + model.safetensors under `tmp_path`; returns that directory.
+    """Write the small model of `family` as config.json + model.safetensors under `tmp_path`; returns that
+    directory.
 
-    Every weight is random, norms and biases included (freshly made ones are all one or zero, which would hide a mix-up).
+    Every weight is random, norms and biases included (freshly made ones are all one or zero, which would hide
+    a mix-up).
     """
     config = tiny_config(family, **changes)
     torch.manual_seed(0)

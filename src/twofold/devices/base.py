@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeVar
 
 from twofold.devices.clock import Clock
-from twofold.ops.base import Op
+from twofold.ops.base import Op, Precision
 
 Confidence = Literal["measured", "calibrated", "datasheet"]
 
@@ -50,7 +50,8 @@ class Device(ABC):
     """Executes ops.
 
     real: tensors are computed and time passes by itself; otherwise `execute` returns None per output and time is charged.
-    memory: capacity in bytes by memory space ("device", "host", "disk").
+    memory: capacity in bytes by memory space ("device", "host", "disk"). native_precision: of activations where a plan leaves
+    it open. resident_bytes: weights and cache of the deployed model; a cached memory system streams by its size.
     totals: work and time by op kind since the last `reset_totals` (a real device fills seconds only while profiling).
     """
 
@@ -59,6 +60,8 @@ class Device(ABC):
     clock: Clock
     memory: dict[str, int]
     confidence: Confidence
+    native_precision: Precision = "bf16"
+    resident_bytes: int = 0
 
     def __init__(self) -> None:
         self.totals: dict[str, OpTotals] = {}

@@ -11,6 +11,7 @@ import torch
 
 from twofold.devices.base import Device, LayerT, OpTotals, StepCost
 from twofold.devices.clock import WallClock
+import twofold.kernels.reference  # noqa: F401  (fills the registry)
 from twofold.kernels.registry import REFERENCE, Kernel
 from twofold.ops.attention import Attention
 from twofold.ops.base import Cost, Op
@@ -33,6 +34,7 @@ class TorchDevice(Device):
             )
         self.name = name
         self.where = torch.device(name)
+        self.native_precision = "fp32" if name == "cpu" else "bf16"
         self.clock = WallClock()
         self.profile = profile
         self.memory = {"device": _memory(name), "host": _memory("cpu")}

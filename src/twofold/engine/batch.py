@@ -8,9 +8,9 @@ from twofold.engine.request import Request
 class Scheduled:
     """One request's share of a step.
 
-    num_tokens: tokens computed now (a chunk of context, or one plus `num_drafts`); start: position of the first of them;
-    slot: cache slot of the first, which is also the number of keys cached before it; samples: whether logits of its last
-    tokens are needed (of all 1 + num_drafts of them in a decode).
+    num_tokens: tokens computed now (a chunk of context, or one plus `num_drafts`); start: position of the
+    first of them; slot: cache slot of the first, which is also the number of keys cached before it; samples:
+    whether logits of its last tokens are needed (of all 1 + num_drafts of them in a decode).
     """
 
     __slots__ = ("is_prefill", "num_drafts", "num_tokens", "request", "samples", "slot", "start")
@@ -48,12 +48,14 @@ class Scheduled:
 
 
 class Batch:
-    """One step. Copies come first: every (device, host) pair of `swap_out`, then of `swap_in`, then the tokens.
+    """One step. Copies come first: every (device, host) pair of `swap_out`, then of `swap_in`, then the
+    tokens.
 
-    entries: decodes and chunks in the order scheduled; num_tokens: of all entries; total_keys: sum of `num_keys`;
-    query_keys: query-key pairs under a causal mask (sum over computed tokens of the keys each sees);
-    num_samples: entries that yield tokens; num_running: requests running when it was scheduled; preempted: requests that
-    lost their place; finished: requests that the scheduler itself had to end (they fit no longer, ever).
+    entries: decodes and chunks in the order scheduled; num_tokens: of all entries; total_keys: sum of
+    `num_keys`; query_keys: query-key pairs under a causal mask (sum over computed tokens of the keys each
+    sees); num_samples: entries that yield tokens; num_running: requests running when it was scheduled;
+    preempted: requests that lost their place; finished: requests that the scheduler itself had to end (they
+    fit no longer, ever).
     """
 
     __slots__ = (

@@ -1,12 +1,13 @@
 """BlockManager: which cache blocks belong to whom. It hands out numbers; storage belongs to the cache layers.
 
-A block holds `block_size` token slots of every layer. A request's block table lists its blocks in order. Full blocks whose
-ids are known can be shared by later requests that begin with the same tokens (prefix caching): the content of a block is
-identified by the identity of the block before it and its own tokens, compared exactly, so that no hash collision can ever
-hand out somebody else's keys and values. Shared blocks are never written again, which is why no copy-on-write is needed.
+A block holds `block_size` token slots of every layer. A request's block table lists its blocks in order. Full
+blocks whose ids are known can be shared by later requests that begin with the same tokens (prefix caching):
+the content of a block is identified by the identity of the block before it and its own tokens, compared
+exactly, so that no hash collision can ever hand out somebody else's keys and values. Shared blocks are never
+written again, which is why no copy-on-write is needed.
 
-Every device block is in exactly one place: free, idle (unreferenced but cached, evicted least recently used first), in
-one or more tables, or withheld. Every host block is free or in one host table.
+Every device block is in exactly one place: free, idle (unreferenced but cached, evicted least recently used
+first), in one or more tables, or withheld. Every host block is free or in one host table.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ Key = tuple[Hashable, tuple[int, ...]]
 class BlockManager:
     """Device blocks 0 … num_blocks - 1, and host blocks 0 … num_host_blocks - 1 to swap to.
 
-    Counters: lookup_tokens and hit_tokens (tokens looked for and found by prefix matches), num_evicted (cached blocks
-    overwritten), num_swapped_out and num_swapped_in (blocks copied).
+    Counters: lookup_tokens and hit_tokens (tokens looked for and found by prefix matches), num_evicted
+    (cached blocks overwritten), num_swapped_out and num_swapped_in (blocks copied).
     """
 
     def __init__(
@@ -46,7 +47,8 @@ class BlockManager:
         self._withheld: list[int] = []
         self._refs = [0] * num_blocks
         self._free_host = list(range(num_host_blocks - 1, -1, -1))
-        # Cached content. An identity is a number that is never given twice, so that a stale one can only miss.
+        # Cached content. An identity is a number that is never given twice, so that a stale one can only
+        # miss.
         self._block_of_key: dict[Key, int] = {}
         self._block_of_identity: dict[int, int] = {}
         self._content: dict[int, tuple[Key, int]] = {}
@@ -96,7 +98,8 @@ class BlockManager:
     # A request's table
 
     def grow(self, request: Request, num_slots: int) -> bool:
-        """Extend the table to hold `num_slots` slots. False, and nothing changed, where too few blocks are free."""
+        """Extend the table to hold `num_slots` slots. False, and nothing changed, where too few blocks are
+        free."""
         table = request.block_table
         missing = -(-num_slots // self.block_size) - len(table)
         if missing <= 0:
@@ -116,8 +119,8 @@ class BlockManager:
             self._release(table.pop())
 
     def free(self, request: Request) -> None:
-        """Give back everything the request holds. Cached content stays findable until its blocks are needed: the end of
-        a sequence is overwritten before its beginning, which more requests may share."""
+        """Give back everything the request holds. Cached content stays findable until its blocks are needed:
+        the end of a sequence is overwritten before its beginning, which more requests may share."""
         table = request.block_table
         if self.prefix_caching:
             while table:
@@ -164,8 +167,8 @@ class BlockManager:
     # Prefix caching
 
     def match_prefix(self, request: Request) -> list[int]:
-        """Cached blocks that hold the beginning of the request, never all of it: at least one token is left to compute,
-        for its logits. Changes nothing."""
+        """Cached blocks that hold the beginning of the request, never all of it: at least one token is left
+        to compute, for its logits. Changes nothing."""
         blocks: list[int] = []
         if not (self.prefix_caching and request.share_prefix and self._content):
             return blocks
@@ -187,7 +190,8 @@ class BlockManager:
 
     def attach(self, request: Request, blocks: list[int]) -> None:
         """Begin the request's table with `blocks`, as `match_prefix` returned them."""
-        assert not request.block_table and not request.chain and not request.host_table, request
+        in_use = request.block_table or request.chain or request.host_table
+        assert not in_use, request
         for block in blocks:
             self._share(block)
             request.chain.append(self._content[block][1])
@@ -198,7 +202,8 @@ class BlockManager:
             self.hit_tokens += request.num_computed
 
     def register(self, request: Request) -> None:
-        """Make the request's full, computed blocks findable. To be called when `num_computed` reaches `_boundary`."""
+        """Make the request's full, computed blocks findable. To be called when `num_computed` reaches
+        `_boundary`."""
         size = self.block_size
         shareable = self.prefix_caching and request.share_prefix and request.num_slots == request.num_computed
         if not shareable:
@@ -213,14 +218,14 @@ class BlockManager:
             block = self._block_of_key.get(key)
             if block is None:
                 block = request.block_table[len(chain)]
-                assert block not in self._content and self._refs[block] == 1, (
-                    f"block {block} of {request!r} is shared"
-                )
+                assert block not in self._content, f"block {block} of {request!r} is registered"
+                assert self._refs[block] == 1, f"block {block} of {request!r} is shared"
                 self._next_identity += 1
                 self._content[block] = (key, self._next_identity)
                 self._block_of_key[key] = block
                 self._block_of_identity[self._next_identity] = block
-            # Where somebody else was first, this copy stays private, but the chain goes on from the shared identity.
+            # Where somebody else was first, this copy stays private, but the chain goes on from the shared
+            # identity.
             chain.append(self._content[block][1])
         request._boundary = (len(chain) + 1) * size if known == request.num_tokens else NEVER
 
@@ -239,7 +244,8 @@ class BlockManager:
         return 0 < self.blocks_for(request.num_slots) <= len(self._free_host)
 
     def swap_out(self, request: Request) -> list[tuple[int, int]]:
-        """Move the request to host blocks. Returns the (device, host) pairs to copy before anything else is written."""
+        """Move the request to host blocks. Returns the (device, host) pairs to copy before anything else is
+        written."""
         self.trim(request, request.num_slots)
         table = request.block_table
         host = [self._free_host.pop() for _ in table]
@@ -257,8 +263,8 @@ class BlockManager:
         return len(request.host_table) - referenced
 
     def swap_in(self, request: Request) -> list[tuple[int, int]]:
-        """Move the request back; `blocks_to_swap_in` blocks must be free. Returns the (device, host) pairs to copy:
-        blocks whose content is still cached on the device are shared instead."""
+        """Move the request back; `blocks_to_swap_in` blocks must be free. Returns the (device, host) pairs to
+        copy: blocks whose content is still cached on the device are shared instead."""
         host = request.host_table
         table: list[int] = []
         resident = [self._block_of_identity.get(identity) for identity in request.chain]
@@ -281,7 +287,8 @@ class BlockManager:
     # Memory that comes and goes
 
     def withhold(self, num_blocks: int) -> int:
-        """Take up to `num_blocks` free blocks out of use (memory needed elsewhere). Returns how many it could take."""
+        """Take up to `num_blocks` free blocks out of use (memory needed elsewhere). Returns how many it could
+        take."""
         count = min(num_blocks, self.num_free)
         for _ in range(count):
             block = self._take()

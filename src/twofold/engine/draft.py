@@ -17,7 +17,8 @@ class Drafter(Protocol):
     counters: dict[str, int]
 
     def propose(self, request: Request, limit: int) -> Sequence[int]:
-        """Up to `limit` guesses of the tokens that follow `request`'s newest one; none where it has no guess."""
+        """Up to `limit` guesses of the tokens that follow `request`'s newest one; none where it has no
+        guess."""
 
     def observe(self, request: Request, drafted: int, accepted: int) -> None:
         """Of `drafted` guesses for `request`, the first `accepted` were right."""
@@ -27,10 +28,11 @@ class Drafter(Protocol):
 
 
 class ModelledDrafter:
-    """Stands in for any drafter where token ids are unknown: spreads recorded means evenly over decodes (no randomness).
+    """Stands in for any drafter where token ids are unknown: spreads recorded means evenly over decodes (no
+    randomness).
 
-    rate: share of decode steps that have guesses; drafted: mean guesses where there are any; accepted: mean right ones among
-    them.
+    rate: share of decode steps that have guesses; drafted: mean guesses where there are any; accepted: mean
+    right ones among them.
     """
 
     def __init__(self, rate: float, drafted: float, accepted: float) -> None:

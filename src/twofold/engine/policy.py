@@ -1,10 +1,10 @@
 """SchedulingPolicy: the seam through which a technique decides what runs next, and the two built-in policies.
 
-The scheduler keeps what must always hold (memory, limits, preemption, no starvation); a policy only expresses a
-preference, by four attributes and two pure functions:
+The scheduler keeps what must always hold (memory, limits, preemption, no starvation); a policy only expresses
+a preference, by four attributes and two pure functions:
 
-- `rank`: where a request stands in the queue, fixed when it arrives. Everything else follows from it: who is admitted
-  first, and who is preempted last.
+- `rank`: where a request stands in the queue, fixed when it arrives. Everything else follows from it: who is
+  admitted first, and who is preempted last.
 - `decodes_first`, `mixes`: which kind is scheduled first, and whether the other kind may share the batch.
 - `chunk`: how much of a prompt is computed in this step, given what the batch already holds.
 """
@@ -21,9 +21,9 @@ from twofold.engine.request import Request
 class SchedulingPolicy(Protocol):
     """What a scheduling technique provides.
 
-    decodes_first: running decodes are scheduled before prompts; mixes: prompts and decodes may share a batch (otherwise
-    the second kind is scheduled only where there was nothing of the first); needs_chunking: it cuts prompts on purpose,
-    and so cannot work where chunked prefill is off.
+    decodes_first: running decodes are scheduled before prompts; mixes: prompts and decodes may share a batch
+    (otherwise the second kind is scheduled only where there was nothing of the first); needs_chunking: it
+    cuts prompts on purpose, and so cannot work where chunked prefill is off.
     """
 
     name: str
@@ -35,15 +35,17 @@ class SchedulingPolicy(Protocol):
         """Where `request` stands in the queue: lower is sooner, equals go first come, first served."""
 
     def chunk(self, request: Request, remaining: int, batch: Batch, tokens_left: int) -> int:
-        """How many of the `remaining` tokens of a prompt to compute in this step (0: none of it, nor of those after it).
-        `batch` holds what is scheduled so far; `tokens_left` is what the token budget leaves."""
+        """How many of the `remaining` tokens of a prompt to compute in this step (0: none of it, nor of those
+        after it). `batch` holds what is scheduled so far; `tokens_left` is what the token budget leaves."""
 
 
 class Mixed:
-    """Decodes first, then prompts, whole or in chunks, with what is left of the token budget (vLLM V1's order).
+    """Decodes first, then prompts, whole or in chunks, with what is left of the token budget (vLLM V1's
+    order).
 
-    patience: seconds of waiting that one level of priority is worth. Infinite means strict priorities, under which low
-    ones may wait for as long as higher ones keep coming; a finite one bounds the wait of every request.
+    patience: seconds of waiting that one level of priority is worth. Infinite means strict priorities, under
+    which low ones may wait for as long as higher ones keep coming; a finite one bounds the wait of every
+    request.
     """
 
     name = "mixed"
@@ -70,8 +72,9 @@ class Mixed:
 
 
 class PrefillFirst(Mixed):
-    """Batches of prompts have precedence over batches of decodes and never mix with them (Orca-style baseline, and
-    what vLLM did before chunked prefill): best time to first token, decodes stall while prompts come in."""
+    """Batches of prompts have precedence over batches of decodes and never mix with them (Orca-style
+    baseline, and what vLLM did before chunked prefill): best time to first token, decodes stall while prompts
+    come in."""
 
     name = "prefill-first"
     decodes_first = False

@@ -1,4 +1,5 @@
-"""RequestQueues: where every unfinished request is (queue, prefilling, decoding), how requests come and how they end.
+"""RequestQueues: where every unfinished request is (queue, prefilling, decoding), how requests come and how
+they end.
 
 Order among requests is total and fixed on arrival: the policy's rank, then first come, first served.
 """
@@ -6,15 +7,18 @@ Order among requests is total and fixed on arrival: the policy's rank, then firs
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from heapq import heappush
+from operator import attrgetter
 
 from twofold.engine.batch import Batch
 from twofold.engine.blocks import BlockManager
 from twofold.engine.policy import Mixed, SchedulingPolicy
-from twofold.engine.request import FinishReason, Request, RequestStatus
+from twofold.engine.request import NEVER, FinishReason, Request, RequestStatus
 from twofold.engine.scheduler_config import SchedulerConfig
 
 RUNNING = RequestStatus.RUNNING
+by_order = attrgetter("order")
 
 
 class RequestQueues:
@@ -43,7 +47,9 @@ class RequestQueues:
         self._decoding: list[Request] = []
         self._in_flight: dict[int, Batch] = {}
         self._arrivals = 0
-        # The first in the queue and the free blocks with which it could not be admitted: not tried again with fewer.
+        self._max_context = config.max_context if config.max_context is not None else NEVER
+        # The first in the queue and the free blocks with which it could not be admitted: not tried again with
+        # fewer.
         self._refused: tuple[Request, int] | None = None
 
     @property
@@ -67,6 +73,12 @@ class RequestQueues:
         return [*self._decoding, *self._prefilling]
 
     @property
+    def decoding(self) -> Sequence[Request]:
+        """Running requests that have an output token and everything before it computed, in order (to read
+        only)."""
+        return self._decoding
+
+    @property
     def num_in_flight(self) -> int:
         """Batches scheduled and not yet updated."""
         return len(self._in_flight)
@@ -75,7 +87,9 @@ class RequestQueues:
         """Queue a request. ValueError for one that could never run, or whose id is in use."""
         if request.id in self.requests:
             raise ValueError(f"request id {request.id!r} is in use by an unfinished request")
-        assert request.status is RequestStatus.WAITING and not request.block_table, f"{request!r} is not new"
+        assert request.status is RequestStatus.WAITING, f"{request!r} is not new"
+        in_use = request.num_computed or request.num_output_tokens
+        assert not in_use, f"{request!r} is not new"
         self._check_fits(request.id, request.num_context_tokens)
         rank = self.policy.rank(request)
         if math.isnan(rank):
@@ -88,20 +102,23 @@ class RequestQueues:
         self._enqueue(request)
 
     def _check_fits(self, id: str | int, tokens: int) -> None:
-        limit, slots = self.config.max_context, self.blocks.num_slots
+        limit, slots, budget = (
+            self.config.max_context,
+            self.blocks.num_slots,
+            self.config.max_num_batched_tokens,
+        )
+        has = f"request {id!r} has {tokens} tokens, but"
         if limit is not None and tokens >= limit:
-            raise ValueError(
-                f"request {id!r} has {tokens} tokens, but the context ends at {limit} (output included): shorten it"
-            )
+            raise ValueError(f"{has} the context ends at {limit}, output included: shorten it")
         if tokens + 1 > slots:
             raise ValueError(
-                f"request {id!r} has {tokens} tokens, but the cache holds {slots} ({self.blocks.num_blocks} blocks of "
-                f"{self.blocks.block_size}): shorten it, or give the cache at least {self.blocks.blocks_for(tokens + 1)} blocks"
+                f"{has} the cache holds {slots} ({self.blocks.num_blocks} blocks of {self.blocks.block_size}): "
+                f"shorten it, or give the cache at least {self.blocks.blocks_for(tokens + 1)} blocks"
             )
-        if not self.config.chunked_prefill and tokens > self.config.max_num_batched_tokens:
+        if not self.config.chunked_prefill and tokens > budget:
             raise ValueError(
-                f"request {id!r} has {tokens} tokens, but a step takes {self.config.max_num_batched_tokens} and prompts are not "
-                f"cut: raise max_num_batched_tokens, or switch chunked_prefill on"
+                f"{has} a step takes {budget} and prompts are not cut: raise max_num_batched_tokens, "
+                f"or switch chunked_prefill on"
             )
 
     def _enqueue(self, request: Request) -> None:
@@ -114,8 +131,9 @@ class RequestQueues:
         return self.finish(id, "cancelled", now)
 
     def finish(self, id: str | int, reason: FinishReason, now: float) -> bool:
-        """End a request from outside (a stop string, a cancellation, an error). Its blocks are free at once, or at the
-        `update` of the batch in flight that writes to them. False where it is unknown or has ended already."""
+        """End a request from outside (a stop string, a cancellation, an error). Its blocks are free at once,
+        or at the `update` of the batch in flight that writes to them. False where it is unknown or has ended
+        already."""
         request = self.requests.get(id)
         if request is None or request._pending_finish is not None:
             return False
@@ -126,8 +144,8 @@ class RequestQueues:
         return True
 
     def abort(self, now: float, reason: FinishReason = "aborted") -> list[Request]:
-        """End everything at once, batches in flight included: these are void and must not be updated any more; the caller
-        has made sure that nothing executes. Returns the requests that this ended."""
+        """End everything at once, batches in flight included: these are void and must not be updated any
+        more; the caller has made sure that nothing executes. Returns the requests that this ended."""
         ended = list(self.requests.values())
         self._in_flight.clear()
         for request in ended:

@@ -1,104 +1,30 @@
-"""Request: one sequence being generated, and SamplingParams: how its tokens are chosen.
+"""Request: one sequence being generated.
 
 A request separates four lengths that are often mixed up:
 
 - `num_prompt_tokens`: what the user sent;
-- `num_context_tokens`: the part of it that the model sees (a technique may have replaced the prompt by fewer tokens);
+- `num_context_tokens`: the part of it that the model sees (a technique may have replaced the prompt by fewer
+  tokens);
 - `num_tokens`: context plus output, that is everything the next token depends on;
-- `num_computed`: how many of those have their keys and values computed, and `num_slots`: how many cache slots these
-  occupy (fewer, where a cache technique evicted some).
+- `num_computed`: how many of those have their keys and values computed, and `num_slots`: how many cache slots
+  these occupy (fewer, where a cache technique evicted some).
 
-Ids may be unknown (`prompt_ids=None`): a prediction needs lengths only. Nothing here reads a clock or imports torch.
+Ids may be unknown (`prompt_ids=None`): a prediction needs lengths only. Nothing here reads a clock or imports
+torch.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
+
+from twofold.engine.sampling_params import SamplingParams as SamplingParams
 
 FinishReason = Literal["stop", "length", "capacity", "cancelled", "aborted", "error"]
 
 # A boundary no request reaches: nothing (more) of this request can enter the prefix cache.
 NEVER = 1 << 62
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SamplingParams:
-    """How the next token is chosen, and when to stop.
-
-    max_tokens: most tokens to generate; temperature: 0 is greedy; top_k: 0 is off; top_p and min_p: 1 and 0 are off;
-    repetition_penalty: divides (multiplies) positive (negative) logits of tokens seen in context or output, 1 is off;
-    presence_penalty, frequency_penalty: subtracted once, or once per occurrence in the output; seed: of this request's own
-    generator (None = derived by the engine); logprobs: how many top log-probabilities to return per token (None = none at
-    all, 0 = the chosen one only); min_tokens: stop tokens do not count before; stop: strings that end the output;
-    stop_token_ids: tokens that do, besides the model's own end tokens unless ignore_eos.
-    """
-
-    max_tokens: int = 256
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    seed: int | None = None
-    logprobs: int | None = None
-    min_tokens: int = 0
-    stop: tuple[str, ...] = ()
-    stop_token_ids: frozenset[int] = frozenset()
-    ignore_eos: bool = False
-
-    def __post_init__(self) -> None:
-        def require(ok: bool, name: str, allowed: str) -> None:
-            if not ok:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be {allowed}")
-
-        for name in ("max_tokens", "top_k", "min_tokens"):
-            value = getattr(self, name)
-            require(isinstance(value, int) and not isinstance(value, bool), name, "a whole number")
-        for name in (
-            "temperature",
-            "top_p",
-            "min_p",
-            "repetition_penalty",
-            "presence_penalty",
-            "frequency_penalty",
-        ):
-            value = getattr(self, name)
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            require(number and math.isfinite(value), name, "a finite number")
-        require(self.max_tokens >= 1, "max_tokens", "at least 1")
-        require(self.temperature >= 0, "temperature", "0 (greedy) or more")
-        require(self.top_k >= 0, "top_k", "0 (off) or more")
-        require(0 < self.top_p <= 1, "top_p", "above 0 and at most 1 (off)")
-        require(0 <= self.min_p <= 1, "min_p", "from 0 (off) to 1")
-        require(self.repetition_penalty > 0, "repetition_penalty", "above 0 (1 is off)")
-        require(-2 <= self.presence_penalty <= 2, "presence_penalty", "from -2 to 2")
-        require(-2 <= self.frequency_penalty <= 2, "frequency_penalty", "from -2 to 2")
-        require(self.seed is None or isinstance(self.seed, int), "seed", "a whole number or None")
-        require(self.logprobs is None or 0 <= self.logprobs <= 20, "logprobs", "from 0 to 20, or None")
-        require(
-            0 <= self.min_tokens <= self.max_tokens, "min_tokens", f"from 0 to max_tokens ({self.max_tokens})"
-        )
-        if isinstance(self.stop, str):
-            raise ValueError(f"stop is the string {self.stop!r}; give a tuple of strings: ({self.stop!r},)")
-        object.__setattr__(self, "stop", tuple(self.stop))
-        object.__setattr__(self, "stop_token_ids", frozenset(self.stop_token_ids))
-        require(all(isinstance(s, str) and s for s in self.stop), "stop", "strings that are not empty")
-
-    @property
-    def greedy(self) -> bool:
-        """Whether the most likely token is always taken."""
-        return self.temperature == 0
-
-    @property
-    def penalized(self) -> bool:
-        """Whether any penalty is on, so that the sampler needs token counts."""
-        return self.repetition_penalty != 1 or self.presence_penalty != 0 or self.frequency_penalty != 0
 
 
 class RequestStatus(Enum):
@@ -113,10 +39,11 @@ class RequestStatus(Enum):
 class Request:
     """One sequence. The scheduler and the block manager own its state; others read it.
 
-    prompt: token ids, or their number where only lengths are known. priority: lower runs sooner. arrival_time: seconds on
-    the engine's clock. eos_ids: the model's end tokens. salt: requests share cached prefixes only under equal salts.
-    share_prefix: whether its blocks may be shared at all (a technique that evicts or rewrites slots in place says no).
-    record_times: keep the time of every output token in `token_times`.
+    prompt: token ids, or their number where only lengths are known. priority: lower runs sooner.
+    arrival_time: seconds on the engine's clock. eos_ids: the model's end tokens. salt: requests share cached
+    prefixes only under equal salts. share_prefix: whether its blocks may be shared at all (a technique that
+    evicts or rewrites slots in place says no). record_times: keep the time of every output token in
+    `token_times`.
     """
 
     __slots__ = (
@@ -244,7 +171,8 @@ class Request:
 
     @property
     def num_known_tokens(self) -> int:
-        """Leading tokens whose ids are known (all, none, or the context only, where outputs are merely counted)."""
+        """Leading tokens whose ids are known (all, none, or the context only, where outputs are merely
+        counted)."""
         return 0 if self.context_ids is None else self.num_context_tokens + len(self.output_ids)
 
     def tokens(self, start: int, stop: int) -> list[int]:
@@ -265,8 +193,9 @@ class Request:
         return ids
 
     def set_drafts(self, drafts: Sequence[int] | int) -> None:
-        """Guesses of the next tokens (ids, or their number in a prediction), verified by its next decode. The scheduler may
-        use fewer. Call between `update` and `schedule`, on a request that is decoding; a preemption forgets them."""
+        """Guesses of the next tokens (ids, or their number in a prediction), verified by its next decode. The
+        scheduler may use fewer. Call between `update` and `schedule`, on a request that is decoding; a
+        preemption forgets them."""
         assert not self.in_flight, f"request {self.id!r} is in flight"
         if isinstance(drafts, int):
             self.num_drafts = drafts
@@ -275,11 +204,10 @@ class Request:
             self.num_drafts = len(self.draft_ids)
 
     def replace_context(self, context: Sequence[int] | int) -> None:
-        """Let the model see `context` (ids, or their number) instead of the prompt. Only before anything is computed or
-        generated; `Scheduler.replace_context` does it later as well."""
-        assert not self.block_table and not self.num_computed and not self.num_output_tokens, (
-            f"{self!r} has begun"
-        )
+        """Let the model see `context` (ids, or their number) instead of the prompt. Only before anything is
+        computed or generated; `Scheduler.replace_context` does it later as well."""
+        in_use = self.block_table or self.num_computed or self.num_output_tokens
+        assert not in_use, f"{self!r} has begun"
         self.context_ids = None if isinstance(context, int) else context
         self.num_context_tokens = context if isinstance(context, int) else len(context)
         if self.num_context_tokens < 1:
@@ -288,7 +216,8 @@ class Request:
 
     def forget_computed(self) -> None:
         """Back to nothing computed; the block manager has taken the blocks."""
-        assert not self.block_table and not self.host_table
+        in_use = self.block_table or self.host_table
+        assert not in_use, f"{self!r} still holds blocks"
         self.num_computed = self.num_slots = 0
         self.forget_drafts()
 
@@ -300,6 +229,7 @@ class Request:
 
     def __repr__(self) -> str:
         return (
-            f"Request({self.id!r}, {self.status.value}, context={self.num_context_tokens}, output={self.num_output_tokens}, "
-            f"computed={self.num_computed}, slots={self.num_slots}, blocks={len(self.block_table)})"
+            f"Request({self.id!r}, {self.status.value}, context={self.num_context_tokens}, "
+            f"output={self.num_output_tokens}, computed={self.num_computed}, slots={self.num_slots}, "
+            f"blocks={len(self.block_table)})"
         )

@@ -1,32 +1,31 @@
 """Scheduler: which tokens of which requests the next step computes. It knows neither model, device nor clock.
 
-    batch = scheduler.schedule(now)      # decisions only; execute batch.swap_out, batch.swap_in, then the tokens
-    ended = scheduler.update(batch, sampled, now)
+    batch = scheduler.schedule(now)      # decisions only; execute batch.swap_out, batch.swap_in, then the
+    tokens ended = scheduler.update(batch, sampled, now)
 
-A step may be scheduled while others are still in flight (pipeline parallelism): requests in an unfinished batch are left
-alone until its `update`. Whoever is earlier in the order is admitted first, and takes memory from whoever is later, never
-the reverse: the first always makes progress, so nobody waits for ever.
+A step may be scheduled while others are still in flight (pipeline parallelism): requests in an unfinished
+batch are left alone until its `update`. Whoever is earlier in the order is admitted first, and takes memory
+from whoever is later, never the reverse: the first always makes progress, so nobody waits for ever.
 """
 
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Sequence
 from heapq import heappop
 from operator import attrgetter
 
 from twofold.engine.batch import Batch, Scheduled
 from twofold.engine.blocks import BlockManager
 from twofold.engine.policy import SchedulingPolicy
-from twofold.engine.queues import RUNNING, RequestQueues
-from twofold.engine.request import NEVER, FinishReason, Request, RequestStatus
+from twofold.engine.progress import Progress
+from twofold.engine.queues import RUNNING, by_order
+from twofold.engine.request import Request, RequestStatus
 from twofold.engine.scheduler_config import SchedulerConfig
 
-_order = attrgetter("order")
 _last_step = attrgetter("last_step")
 
 
-class Scheduler(RequestQueues):
+class Scheduler(Progress):
     """Continuous batching over a paged cache.
 
     Counters: num_steps, num_preempted, num_stalled (times a request sat out a step for want of a block).
@@ -37,7 +36,6 @@ class Scheduler(RequestQueues):
     ) -> None:
         super().__init__(config, blocks, policy)
         self._watermark = int(config.watermark * blocks.num_blocks)
-        self._max_context = config.max_context if config.max_context is not None else NEVER
         self._now = 0.0
         self._tokens_left = 0
         self._stalled = False
@@ -50,7 +48,8 @@ class Scheduler(RequestQueues):
     # A step is decided
 
     def schedule(self, now: float) -> Batch:
-        """Decide the next step. May be empty: nothing to do, or everything is in flight or waits for memory."""
+        """Decide the next step. May be empty: nothing to do, or everything is in flight or waits for
+        memory."""
         batch = Batch(self.num_steps, self.num_running)
         self._now = now
         self.num_steps += 1
@@ -111,7 +110,8 @@ class Scheduler(RequestQueues):
         batch.query_keys += pairs
 
     def _usable_drafts(self, request: Request, spare_tokens: int) -> int:
-        """How many drafts are worth verifying now: those that limits allow and that fit without taking memory from others."""
+        """How many drafts are worth verifying now: those that limits allow and that fit without taking memory
+        from others."""
         num = min(
             request.num_drafts,
             spare_tokens,
@@ -155,6 +155,7 @@ class Scheduler(RequestQueues):
     def _append_prefill(self, request: Request, num: int, batch: Batch) -> None:
         start, slot = request.num_computed, request.num_slots
         samples = start + num == request.num_tokens
+        request.forget_drafts()
         batch.entries.append(Scheduled(request, num, start, slot, True, samples, 0))
         request.in_flight = True
         request.last_step = batch.step
@@ -221,10 +222,11 @@ class Scheduler(RequestQueues):
         if not num:
             return False
         blocks.attach(request, prefix)
-        request.num_cached_tokens += request.num_computed
+        if not request.num_preemptions:
+            request.num_cached_tokens = request.num_computed
         fits = blocks.grow(request, request.num_slots + num)
         assert fits, f"{request!r} was promised {need} blocks"
-        insort(self._prefilling, request, key=_order)
+        insort(self._prefilling, request, key=by_order)
         self._append_prefill(request, num, batch)
         return True
 
@@ -238,8 +240,9 @@ class Scheduler(RequestQueues):
             self._refused = (request, spendable)
             return False
         batch.swap_in += blocks.swap_in(request)
-        # It takes part from the next step on (or already in this one, where the decodes are still to be scheduled).
-        insort(self._prefilling if prefilling else self._decoding, request, key=_order)
+        # It takes part from the next step on (or already in this one, where the decodes are still to be
+        # scheduled).
+        insort(self._prefilling if prefilling else self._decoding, request, key=by_order)
         return True
 
     # Memory is short
@@ -289,140 +292,3 @@ class Scheduler(RequestQueues):
             request.forget_computed()
             request.status = RequestStatus.WAITING
         self._enqueue(request)
-
-    # A step is done
-
-    def update(self, batch: Batch, sampled: Sequence[Sequence[int]], now: float) -> list[Request]:
-        """Take in the results of a batch: for each entry the tokens it yielded (accepted drafts, then one new token), none
-        where it does not sample. Tokens behind a stop token or a limit are dropped. Returns the requests that ended."""
-        return self._take_in(batch, sampled, None, now)
-
-    def update_counts(self, batch: Batch, counts: Sequence[int] | None, now: float) -> list[Request]:
-        """The same where ids are unknown: how many tokens each entry yielded (None: one for each that samples)."""
-        return self._take_in(batch, None, counts, now)
-
-    def _take_in(
-        self, batch: Batch, sampled: Sequence[Sequence[int]] | None, counts: Sequence[int] | None, now: float
-    ) -> list[Request]:
-        ended: list[Request] = []
-        if not batch.entries:
-            return ended
-        flown = self._in_flight.pop(batch.step, None)
-        assert flown is batch, f"{batch!r} is not in flight"
-        results = sampled if sampled is not None else counts
-        assert results is None or len(results) == len(batch.entries), f"{len(results)} results for {batch!r}"
-        blocks = self.blocks
-        max_slots, max_context = blocks.num_slots, self._max_context
-        for index, entry in enumerate(batch.entries):
-            request = entry.request
-            request.in_flight = False
-            if request._pending_finish is not None:
-                self._end(request, request._pending_finish, now)
-                ended.append(request)
-                continue
-            if request._pending_context is not None:
-                self._restart(request, request._pending_context)
-                continue
-            num = entry.num_tokens
-            if not entry.samples:
-                assert results is None or not results[index], f"{entry!r} yields no tokens"
-                request.num_computed += num
-                request.num_slots += num
-                if request.num_computed >= request._boundary:
-                    blocks.register(request)
-                continue
-            reason: FinishReason | None = None
-            drafts = entry.num_drafts
-            if sampled is None:
-                yielded = 1 if counts is None else counts[index]
-                kept = min(yielded, request.max_tokens - request.num_output_tokens)
-                request.num_output_tokens += kept
-            else:
-                ids = sampled[index]
-                yielded = len(ids)
-                kept, reason = self._append(request, ids)
-            assert 1 <= yielded <= 1 + drafts, f"{yielded} tokens from {entry!r}"
-            request.num_tokens += kept
-            if drafts:
-                request.num_drafted += drafts
-                request.num_accepted += yielded - 1
-                request.forget_drafts()
-                num -= drafts - kept + 1
-            request.num_computed += num
-            request.num_slots += num
-            if drafts:
-                blocks.trim(request, request.num_slots)
-            if request.num_computed >= request._boundary:
-                blocks.register(request)
-            if request.first_token_time is None:
-                request.first_token_time = now
-            request.last_token_time = now
-            if request.token_times is not None:
-                request.token_times += [now] * kept
-            if entry.is_prefill:
-                self._prefilling.remove(request)
-                insort(self._decoding, request, key=_order)
-            if reason is None:
-                if request.num_output_tokens >= request.max_tokens or request.num_tokens >= max_context:
-                    reason = "length"
-                elif request.num_slots >= max_slots:
-                    reason = "capacity"
-                else:
-                    continue
-            self._end(request, reason, now)
-            ended.append(request)
-        return ended
-
-    def _append(self, request: Request, ids: Sequence[int]) -> tuple[int, FinishReason | None]:
-        """Append output tokens up to a stop token or max_tokens. Returns how many, and "stop" where one was met."""
-        output = request.output_ids
-        count = request.num_output_tokens
-        before = count
-        for token in ids:
-            output.append(token)
-            count += 1
-            if token in request.stop_ids and count >= request.min_tokens:
-                request.num_output_tokens = count
-                request.stop_token = token
-                return count - before, "stop"
-            if count >= request.max_tokens:
-                break
-        request.num_output_tokens = count
-        return count - before, None
-
-    # Techniques that change what is cached
-
-    def evict(self, request: Request, num_slots: int) -> None:
-        """A cache technique has moved what it keeps of the request into its first `num_slots` slots: free the blocks behind.
-        Between `update` and `schedule`; the request must not share blocks. Nothing to do where it has ended."""
-        if request.status is RequestStatus.FINISHED:
-            return
-        assert not request.in_flight and not request.share_prefix and not request.chain, (
-            f"{request!r} cannot be evicted from"
-        )
-        assert request.status is RUNNING and 0 < num_slots <= request.num_slots, (request, num_slots)
-        request.num_slots = num_slots
-        self.blocks.trim(request, num_slots)
-
-    def replace_context(self, request: Request, context: Sequence[int] | int) -> None:
-        """Let the model see `context` (ids, or their number) instead of the prompt, before the first token is generated.
-        What is computed is dropped; of a batch in flight the result is ignored, and must be empty for this request."""
-        assert not request.num_output_tokens and request.status is not RequestStatus.FINISHED, (
-            f"{request!r} is too late"
-        )
-        self._check_fits(request.id, context if isinstance(context, int) else len(context))
-        if request.in_flight:
-            request._pending_context = context
-        else:
-            self._restart(request, context)
-
-    def _restart(self, request: Request, context: Sequence[int] | int) -> None:
-        request._pending_context = None
-        self.blocks.free(request)
-        request.forget_computed()
-        request.replace_context(context)
-        if request.status is RequestStatus.SWAPPED:
-            request.status = RequestStatus.WAITING
-        elif request.status is RUNNING:
-            self.blocks.attach(request, self.blocks.match_prefix(request))
-            request.num_cached_tokens += request.num_computed

@@ -14,11 +14,12 @@ Preemption = Literal["recompute", "swap"]
 class SchedulerConfig:
     """Limits of a step.
 
-    max_num_seqs: requests running at once; max_num_batched_tokens: tokens computed in a step; max_context: longest
-    context plus output in tokens (None = as much as the cache holds); chunked_prefill: prompts may be cut (where not, only
-    the recomputation of one that outgrew the token budget is); preemption: what happens to the cache of a request that
-    has to make room; watermark: share of blocks that admission leaves free for running requests to grow into;
-    pipeline_depth: batches kept in flight, over which running requests are spread evenly.
+    max_num_seqs: requests running at once; max_num_batched_tokens: tokens computed in a step; max_context:
+    longest context plus output in tokens (None = as much as the cache holds); chunked_prefill: prompts may be
+    cut (where not, only the recomputation of one that outgrew the token budget is); preemption: what happens
+    to the cache of a request that has to make room; watermark: share of blocks that admission leaves free for
+    running requests to grow into; pipeline_depth: batches kept in flight, over which running requests are
+    spread evenly.
     """
 
     max_num_seqs: int = 256
@@ -35,8 +36,9 @@ class SchedulerConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.max_num_batched_tokens < self.max_num_seqs:
             raise ValueError(
-                f"max_num_batched_tokens is {self.max_num_batched_tokens}, below max_num_seqs ({self.max_num_seqs}); every "
-                f"running request needs a token in a step: raise the one or lower the other"
+                f"max_num_batched_tokens is {self.max_num_batched_tokens}, below max_num_seqs "
+                f"({self.max_num_seqs}); a running request needs a token in a step: raise the one or lower "
+                f"the other"
             )
         if self.max_context is not None and self.max_context < 2:
             raise ValueError(

@@ -80,18 +80,24 @@ class AttentionBlock:
 
     def __call__(self, x: Maybe, ctx: Context) -> Maybe:
         """[T, hidden] to [T, hidden]."""
+        q, k, v = self.project(x, ctx)
+        _, _, output, reduce = self._ops[ctx.step.num_tokens]
+        attended = self.cache.attend(ctx.device, ctx.step, q, k, v)
+        run = ctx.device.execute
+        y: Maybe = run(output, attended, self.out, self.out_bias)
+        return run(reduce, y) if reduce is not None else y
+
+    def project(self, x: Maybe, ctx: Context) -> tuple[Maybe, Maybe, Maybe]:
+        """x [T, hidden] to queries [T, H, D], keys and values [T, K, D], queries and keys normed and rotated."""
         tokens = ctx.step.num_tokens
         ops = self._ops.get(tokens)
         if ops is None:
             ops = self._ops[tokens] = self._make_ops(tokens)
-        project, rotate, output, reduce = ops
         run = ctx.device.execute
         cos, sin = ctx.rotation.tables[1 if self.sliding else 0]
-        qkv = run(project, x, self.qkv, self.qkv_bias)
-        q, k, v = run(rotate, qkv, cos, sin, self.q_norm, self.k_norm, self.spec.norm_eps)
-        attended = self.cache.attend(ctx.device, ctx.step, q, k, v)
-        y: Maybe = run(output, attended, self.out, self.out_bias)
-        return run(reduce, y) if reduce is not None else y
+        qkv = run(ops[0], x, self.qkv, self.qkv_bias)
+        q, k, v = run(ops[1], qkv, cos, sin, self.q_norm, self.k_norm, self.spec.norm_eps)
+        return q, k, v
 
     def _make_ops(self, tokens: int) -> tuple[Any, ...]:
         spec, act = self.spec, ACT_BYTES[self.precision]

@@ -1,7 +1,8 @@
 """Reader of GGUF files (versions 2 and 3, little-endian): metadata, and tensors as views of the mapped file.
 
-Layout: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Nothing in the file is trusted: every length is checked
-against the bytes that are left before anything is allocated, and every fault is a ValueError that says what is wrong.
+Layout: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Nothing in the file is trusted: every
+length is checked against the bytes that are left before anything is allocated, and every fault is a
+ValueError that says what is wrong.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ _MIN_TENSOR_BYTES = 8 + 4 + 8 + 4 + 8  # name length, dimensions, one dimension,
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """A tensor as the header declares it: logical shape (output first), ggml type number, offset from the start of data."""
+    """A tensor as the header declares it: logical shape (output first), ggml type number, offset from the
+    start of data.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -37,7 +40,9 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True)
 class GGUFFile:
-    """A parsed file: `metadata` by key; `infos` by tensor name; `data_start` in bytes from the start of the file."""
+    """A parsed file: `metadata` by key; `infos` by tensor name; `data_start` in bytes from the start of the
+    file.
+    """
 
     path: Path
     version: int
@@ -48,7 +53,8 @@ class GGUFFile:
     def sources(self) -> dict[str, Source]:
         """All tensors by name, as views of the mapped file.
 
-        Raises ValueError for a type that cannot be read (naming the tensor) or data beyond the end of the file.
+        Raises ValueError for a type that cannot be read (naming the tensor) or data beyond the end of the
+        file.
         """
         size = self.path.stat().st_size
         places = {name: self._place(info, size) for name, info in self.infos.items()}
@@ -115,7 +121,9 @@ class _Cursor:
         try:
             return self._buffer[at : at + length].decode()
         except UnicodeDecodeError:
-            raise ValueError(f"{self._path}: {what} at byte {at:,} is not UTF-8: the file is damaged") from None
+            raise ValueError(
+                f"{self._path}: {what} at byte {at:,} is not UTF-8: the file is damaged"
+            ) from None
 
     def value(self, kind: int, what: str) -> Any:
         if kind in _SCALARS:
@@ -139,11 +147,16 @@ class _Cursor:
         name = self.string(f"name of tensor {number}")
         dims = self.number("I", f"tensor {name!r}")
         if not 1 <= dims <= _MAX_DIMS:
-            raise ValueError(f"{self._path}: tensor {name!r} claims {dims} dimensions, allowed are 1 to {_MAX_DIMS}")
+            raise ValueError(
+                f"{self._path}: tensor {name!r} claims {dims} dimensions, allowed are 1 to {_MAX_DIMS}"
+            )
         shape = tuple(self.number("Q", f"shape of tensor {name!r}") for _ in range(dims))
         if 0 in shape:
             raise ValueError(f"{self._path}: tensor {name!r} has an empty dimension: {list(shape)}")
-        kind, offset = self.number("I", f"type of tensor {name!r}"), self.number("Q", f"offset of tensor {name!r}")
+        kind, offset = (
+            self.number("I", f"type of tensor {name!r}"),
+            self.number("Q", f"offset of tensor {name!r}"),
+        )
         # ggml counts dimensions from the contiguous one; ours end with it.
         return TensorInfo(name, shape[::-1], kind, offset)
 
@@ -189,11 +202,15 @@ def _parse(cursor: _Cursor, path: Path, magic: bytes) -> GGUFFile:
             raise ValueError(f"{path}: tensor {info.name!r} appears twice")
         infos[info.name] = info
     if (parts := metadata.get("split.count", 1)) > 1:
-        raise ValueError(f"{path}: one of {parts} parts of a split model; join them with llama-gguf-split --merge")
+        raise ValueError(
+            f"{path}: one of {parts} parts of a split model; join them with llama-gguf-split --merge"
+        )
     alignment = metadata.get("general.alignment", 32)
     if not isinstance(alignment, int) or alignment < 8 or alignment % 8:
         raise ValueError(f"{path}: general.alignment is {alignment!r}, it must be a multiple of 8")
     for info in infos.values():
         if info.offset % alignment:
-            raise ValueError(f"{path}: tensor {info.name!r} starts at byte {info.offset:,}, not aligned to {alignment}")
+            raise ValueError(
+                f"{path}: tensor {info.name!r} starts at byte {info.offset:,}, not aligned to {alignment}"
+            )
     return GGUFFile(path, version, metadata, infos, -(-cursor.at // alignment) * alignment)

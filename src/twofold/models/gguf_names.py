@@ -1,4 +1,6 @@
-"""Tensors of a GGUF file under canonical names: fused ones split, experts joined, rotated rows put in half-split order."""
+"""Tensors of a GGUF file under canonical names: fused ones split, experts joined, rotated rows put in half-
+split order.
+"""
 
 from __future__ import annotations
 
@@ -50,9 +52,11 @@ _BLOCK = re.compile(r"blk\.(\d+)\.([a-z_]+)\.(?:(\d+)\.)?(weight|bias)")
 
 
 def half_split_order(num_heads: int, head_dim: int, rope_dim: int) -> torch.Tensor:
-    """For each row of the half-split order, the row of the interleaved order that it is: [num_heads * head_dim].
+    """For each row of the half-split order, the row of the interleaved order that it is: [num_heads *
+    head_dim].
 
-    Interleaved rotation turns the rows (2i, 2i+1) of a head together, half-split rotation the rows (i, i + rope_dim/2).
+    Interleaved rotation turns the rows (2i, 2i+1) of a head together, half-split rotation the rows (i, i +
+    rope_dim/2).
     """
     head = torch.arange(head_dim)
     head[:rope_dim] = head[:rope_dim].view(-1, 2).T.reshape(-1)
@@ -73,7 +77,9 @@ def canonical_sources(
             continue
         match = _BLOCK.fullmatch(name)
         if match is None or match[2] not in _LAYER:
-            raise ValueError(f"{where}: tensor {name!r} has no place in a {spec.family} model; refusing to ignore it")
+            raise ValueError(
+                f"{where}: tensor {name!r} has no place in a {spec.family} model; refusing to ignore it"
+            )
         layer, part = f"layers.{match[1]}.", _LAYER[match[2]]
         if match[3] is not None:  # one matrix per expert: files older than the joined layout
             experts[f"{layer}experts.{part}"][int(match[3])] = source
@@ -81,7 +87,9 @@ def canonical_sources(
             found |= _place(spec, layer, part, "_bias" if match[4] == "bias" else "", source)
     for name, by_number in experts.items():
         if sorted(by_number) != list(range(len(by_number))):
-            raise ValueError(f"{where}: experts of {name} are not numbered from 0 without gaps: {sorted(by_number)}")
+            raise ValueError(
+                f"{where}: experts of {name} are not numbered from 0 without gaps: {sorted(by_number)}"
+            )
         found[name] = stack([by_number[i] for i in range(len(by_number))])
     if interleaved:
         for name, source in found.items():

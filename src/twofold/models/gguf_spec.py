@@ -1,7 +1,8 @@
-"""GGUF metadata to a ModelSpec. Keys are llama.cpp's (gguf-py/gguf/constants.py), without the architecture's prefix.
+"""GGUF metadata to a ModelSpec. Keys are llama.cpp's (gguf-py/gguf/constants.py), without the architecture's
+prefix.
 
-A key of the architecture that is neither read here nor known to leave the mathematics alone is an error: a model that
-would run differently from what its file says must not run.
+A key of the architecture that is neither read here nor known to leave the mathematics alone is an error: a
+model that would run differently from what its file says must not run.
 """
 
 from __future__ import annotations
@@ -54,7 +55,9 @@ class _Metadata:
         value = self._all.get(self._prefix + key, default)
         if isinstance(value, list):
             if len(set(value)) != 1:
-                raise ValueError(f"{self._path}: {self._prefix}{key} differs from layer to layer, which is not supported")
+                raise ValueError(
+                    f"{self._path}: {self._prefix}{key} differs from layer to layer, which is not supported"
+                )
             value = value[0]
         return value
 
@@ -66,7 +69,9 @@ class _Metadata:
     def refuse(self, key: str, harmless: object) -> None:
         """ValueError where `key` is present with another value than `harmless`."""
         if (value := self.get(key, harmless)) != harmless:
-            raise ValueError(f"{self._path}: {self._prefix}{key} = {value!r} is not supported, only {harmless!r}")
+            raise ValueError(
+                f"{self._path}: {self._prefix}{key} = {value!r} is not supported, only {harmless!r}"
+            )
 
     def finish(self) -> None:
         """ValueError for keys that nobody read."""
@@ -74,7 +79,9 @@ class _Metadata:
             short = key.removeprefix(self._prefix)
             if short == key or short in self._read or short in _HARMLESS or not value:
                 continue
-            raise ValueError(f"{self._path}: {key} = {value!r} is unknown and may change the model; refusing to ignore it")
+            raise ValueError(
+                f"{self._path}: {key} = {value!r} is unknown and may change the model; refusing to ignore it"
+            )
 
 
 def architectures() -> list[str]:
@@ -83,21 +90,26 @@ def architectures() -> list[str]:
 
 
 def is_interleaved(file: GGUFFile) -> bool:
-    """Whether the rows of q and k lie in the order of interleaved rotation (pairs 2i, 2i+1) rather than half-split."""
+    """Whether the rows of q and k lie in the order of interleaved rotation (pairs 2i, 2i+1) rather than half-
+    split.
+    """
     return file.metadata.get("general.architecture") == "llama"
 
 
 def gguf_spec(file: GGUFFile, sources: Mapping[str, Source], name: str) -> ModelSpec:
     """The architecture that `file` declares, called `name`.
 
-    `sources` are the file's tensors: vocabulary size, biases, tied embeddings and frequency factors are read off them.
-    Raises ValueError for an unknown architecture, a missing key, or one that the spec cannot express.
+    `sources` are the file's tensors: vocabulary size, biases, tied embeddings and frequency factors are read
+    off them. Raises ValueError for an unknown architecture, a missing key, or one that the spec cannot
+    express.
     """
     arch = file.metadata.get("general.architecture")
     if not isinstance(arch, str):
         raise ValueError(f"{file.path}: metadata key 'general.architecture' is missing")
     if arch not in _ARCHITECTURES:
-        raise ValueError(f"{file.path}: architecture {arch!r} is not supported; {nearest(arch, _ARCHITECTURES)}")
+        raise ValueError(
+            f"{file.path}: architecture {arch!r} is not supported; {nearest(arch, _ARCHITECTURES)}"
+        )
     if "token_embd.weight" not in sources:
         raise ValueError(f"{file.path}: tensor 'token_embd.weight' is missing")
     family, fields = _ARCHITECTURES[arch]
@@ -115,7 +127,9 @@ def gguf_spec(file: GGUFFile, sources: Mapping[str, Source], name: str) -> Model
     window = meta.get("attention.sliding_window") or None
     fields = {
         "norm_eps": meta.need(
-            "attention.layer_norm_epsilon" if fields.get("norm") == "layer" else "attention.layer_norm_rms_epsilon"
+            "attention.layer_norm_epsilon"
+            if fields.get("norm") == "layer"
+            else "attention.layer_norm_rms_epsilon"
         ),
         "rope_theta": meta.get("rope.freq_base", 10000.0),
         "rope_fraction": rope_dim / head_dim,
@@ -126,7 +140,9 @@ def gguf_spec(file: GGUFFile, sources: Mapping[str, Source], name: str) -> Model
         "attention_softcap": meta.get("attn_logit_softcapping") or None,
         "final_softcap": meta.get("final_logit_softcapping") or None,
         "query_scale": meta.get("attention.scale") or None,
-        "window": window if window is not None and window < context else None,
+        # A window as long as the context sees everything, except that Gemma's sliding layers also rotate
+        # differently.
+        "window": window if window is not None and (window < context or family == "gemma3") else None,
         **fields,
     }
     if family == "gemma3":
@@ -192,7 +208,11 @@ def _rope_scaling(
     attention_factor = meta.get("rope.scaling.attn_factor") or meta.get("rope.scaling.yarn_attn_factor")
     tables = {
         key: sources[f"{tensor}.weight"].stored(key).float().flatten().tolist()
-        for key, tensor in (("all", "rope_freqs"), ("short", "rope_factors_short"), ("long", "rope_factors_long"))
+        for key, tensor in (
+            ("all", "rope_freqs"),
+            ("short", "rope_factors_short"),
+            ("long", "rope_factors_long"),
+        )
         if f"{tensor}.weight" in sources
     }
     if kind == "yarn" and not tables:
@@ -205,12 +225,16 @@ def _rope_scaling(
             original_context=original,
             beta_fast=meta.get("rope.scaling.yarn_beta_fast", 32.0),
             beta_slow=meta.get("rope.scaling.yarn_beta_slow", 1.0),
-            attention_factor=None if attention_factor is None else attention_factor * (1 + 0.1 * math.log(factor)),
+            attention_factor=None
+            if attention_factor is None
+            else attention_factor * (1 + 0.1 * math.log(factor)),
         )
     if tables and kind in ("none", "longrope", "su"):
         short, long = (tables.get(key, tables.get("all")) for key in ("short", "long"))
         if short is None or long is None:
-            raise ValueError("rope scaling: the file holds only one of rope_factors_short and rope_factors_long")
+            raise ValueError(
+                "rope scaling: the file holds only one of rope_factors_short and rope_factors_long"
+            )
         return longrope(
             dim=dim,
             short=short,
@@ -221,4 +245,6 @@ def _rope_scaling(
         )
     if kind in ("none", "linear") and not tables:
         return RopeScaling(kind="linear", factor=factor) if factor != 1.0 else None
-    raise ValueError(f"rope scaling {kind!r} {'with factor tensors ' if tables else ''}is not supported in GGUF files")
+    raise ValueError(
+        f"rope scaling {kind!r} {'with factor tensors ' if tables else ''}is not supported in GGUF files"
+    )

@@ -1,8 +1,9 @@
 """ggml block formats: how packed bytes widen to float32.
 
-Every function takes `blocks`, a [num_blocks, block_bytes] uint8 view, and returns [num_blocks, block] float32, in the
-same order of operations as ggml's reference so that results agree to the last bit. The layouts are those of ggml's
-`block_*` structs (ggml-common.h); "lo" and "hi" are the two 4-bit halves of a byte.
+Every function takes `blocks`, a [num_blocks, block_bytes] uint8 view, and returns [num_blocks, block]
+float32, in the same order of operations as ggml's reference so that results agree to the last bit. The
+layouts are those of ggml's `block_*` structs (ggml-common.h); "lo" and "hi" are the two 4-bit halves of a
+byte.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ GGML_OTHER: dict[int, str] = {
 
 
 def view_as(data: Tensor, dtype: torch.dtype) -> Tensor:
-    """`data` (uint8, last dimension contiguous) reinterpreted as `dtype`; copied only where its bytes are not aligned."""
+    """`data` (uint8, last dimension contiguous) reinterpreted as `dtype`; copied only where its bytes are not
+    aligned.
+    """
     size = dtype.itemsize
     aligned = data.storage_offset() % size == 0 and all(s % size == 0 for s in data.stride()[:-1])
     return (data if aligned else data.contiguous().clone()).view(dtype)
@@ -110,7 +113,8 @@ def _q5_k(blocks: Tensor) -> Tensor:
 
 
 def _q6_k(blocks: Tensor) -> Tensor:
-    # Two halves of 128 weights; in each, 64 bytes of low nibbles and 32 bytes that hold four 2-bit high parts.
+    # Two halves of 128 weights; in each, 64 bytes of low nibbles and 32 bytes that hold four 2-bit high
+    # parts.
     low = _nibbles(blocks[:, :128].unflatten(1, (2, 64)))
     shifts = torch.tensor([0, 2, 4, 6], dtype=torch.uint8, device=blocks.device).view(1, 1, 4, 1)
     high = ((blocks[:, 128:192].unflatten(1, (2, 1, 32)) >> shifts) & 3).flatten(2)

@@ -1,7 +1,8 @@
 """A Hugging Face config.json to a ModelSpec.
 
-Every key is read here, is known to leave the mathematics of inference alone, or is an error. Defaults for keys that a file
-leaves out are those of the family's configuration class in transformers (published files rely on them).
+Every key is read here, is known to leave the mathematics of inference alone, or is an error. Defaults for
+keys that a file leaves out are those of the family's configuration class in transformers (published files
+rely on them).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from twofold.errors import nearest
-from twofold.models.hf_rope import rope_fields
+from twofold.models.hf_rope import ROPE_KEYS, rope_fields
 from twofold.models.spec import Activation, Experts, ModelSpec
 
 _QWEN = {"hidden_size": 4096, "intermediate_size": 22016, "num_hidden_layers": 32, "num_attention_heads": 32,
@@ -19,7 +20,13 @@ _QWEN = {"hidden_size": 4096, "intermediate_size": 22016, "num_hidden_layers": 3
 _MISTRAL = {"vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
             "num_attention_heads": 32, "num_key_value_heads": 8, "max_position_embeddings": 131072,
             "hidden_act": "silu"}  # fmt: skip
-_QWEN_MOE = {**_QWEN, "hidden_size": 2048, "num_hidden_layers": 24, "decoder_sparse_step": 1, "norm_topk_prob": False}
+_QWEN_MOE = {
+    **_QWEN,
+    "hidden_size": 2048,
+    "num_hidden_layers": 24,
+    "decoder_sparse_step": 1,
+    "norm_topk_prob": False,
+}
 
 DEFAULTS: dict[str, dict[str, Any]] = {
     "llama": {"vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
@@ -60,21 +67,23 @@ _ACTIVATIONS: dict[str, Activation] = {
     "relu": "relu",
 }
 
-# Keys with no part in the mathematics of inference. Dropout and losses are of training; dtypes are those of the files.
+# Keys with no part in the mathematics of inference. Dropout and losses are of training; dtypes are those of
+# the files.
 _HARMLESS = set(
-    """architectures model_type transformers_version dtype torch_dtype use_cache initializer_range init_std auto_map
-    attention_dropout attn_pdrop embd_pdrop resid_pdrop dropout layerdrop activation_dropout hidden_dropout
-    bos_token_id eos_token_id pad_token_id unk_token_id sep_token_id decoder_start_token_id forced_eos_token_id
-    output_router_logits router_aux_loss_coef router_jitter_noise pretraining_tp reorder_and_upcast_attn
-    summary_activation summary_first_dropout summary_proj_to_labels summary_type summary_use_proj cache_implementation
-    task_specific_params id2label label2id num_labels problem_type finetuning_task chunk_size_feed_forward
-    output_attentions output_hidden_states return_dict return_dict_in_generate gradient_checkpointing prefix n_ctx
-    attn_implementation use_flash_attn tokenizer_class is_decoder unsloth_fixed unsloth_version torchscript use_bfloat16
-    max_length temperature top_k top_p do_sample repetition_penalty quantization_config_file transformers.js_config
-    """.split()
+    """architectures model_type transformers_version dtype torch_dtype use_cache initializer_range init_std
+    auto_map attention_dropout attn_pdrop embd_pdrop resid_pdrop dropout layerdrop activation_dropout
+    hidden_dropout bos_token_id eos_token_id pad_token_id unk_token_id sep_token_id decoder_start_token_id
+    forced_eos_token_id output_router_logits router_aux_loss_coef router_jitter_noise pretraining_tp
+    reorder_and_upcast_attn summary_activation summary_first_dropout summary_proj_to_labels summary_type
+    summary_use_proj cache_implementation task_specific_params id2label label2id num_labels problem_type
+    finetuning_task chunk_size_feed_forward output_attentions output_hidden_states return_dict
+    return_dict_in_generate gradient_checkpointing prefix n_ctx attn_implementation use_flash_attn
+    tokenizer_class is_decoder unsloth_fixed unsloth_version torchscript use_bfloat16 max_length temperature
+    top_k top_p do_sample repetition_penalty transformers.js_config """.split()
 )
 
-# Values that these keys must have, because another would change the mathematics in a way that is not expressed.
+# Values that these keys must have, because another would change the mathematics in a way that is not
+# expressed.
 _FIXED: dict[str, object] = {
     "add_cross_attention": False,
     "scale_attn_weights": True,
@@ -114,8 +123,14 @@ class Config:
         for key, value in self.values.items():
             if key in _FIXED:
                 if value is not None and value != _FIXED[key]:
-                    raise ValueError(f"{self.where}: {key} = {value!r} is not supported, only {_FIXED[key]!r}")
-            elif key not in self._read | _HARMLESS and not key.startswith("_") and value not in (None, False, [], {}):
+                    raise ValueError(
+                        f"{self.where}: {key} = {value!r} is not supported, only {_FIXED[key]!r}"
+                    )
+            elif (
+                key not in self._read | _HARMLESS
+                and not key.startswith("_")
+                and value not in (None, False, [], {})
+            ):
                 raise ValueError(
                     f"{self.where}: {key} = {value!r} is unknown and may change the model; refusing to ignore it "
                     "(take the key out of config.json if it does not matter)"
@@ -130,26 +145,38 @@ def family_of(values: Mapping[str, Any], where: str) -> tuple[str, Mapping[str, 
     model_type = values.get("model_type")
     if model_type == "gemma3" and isinstance(text := values.get("text_config"), Mapping):
         # What multimodal Gemma 3 states for the whole model holds for its text part too.
-        shared = {k: values[k] for k in ("tie_word_embeddings", "eos_token_id", "bos_token_id") if k in values}
+        shared = {
+            k: values[k] for k in ("tie_word_embeddings", "eos_token_id", "bos_token_id") if k in values
+        }
         return "gemma3", {**shared, **text}
     if model_type not in _MODEL_TYPES:
-        raise ValueError(f"{where}: model_type {model_type!r} is not supported; {nearest(str(model_type), _MODEL_TYPES)}")
+        raise ValueError(
+            f"{where}: model_type {model_type!r} is not supported; {nearest(str(model_type), _MODEL_TYPES)}"
+        )
     return _MODEL_TYPES[model_type], values
 
 
 def hf_spec(values: Mapping[str, Any], name: str, where: str) -> ModelSpec:
-    """The architecture that a parsed config.json describes, called `name`; `where` is named in errors and as source.
+    """The architecture that a parsed config.json describes, called `name`; `where` is named in errors and as
+    source.
 
-    Raises ValueError for what is not supported, and for every key that is neither understood nor known to be harmless.
+    Raises ValueError for what is not supported, and for every key that is neither understood nor known to be
+    harmless.
     """
     family, values = family_of(values, where)
     config = Config(values, DEFAULTS[family], where)
     if config.get("quantization_config"):
-        raise ValueError(f"{where}: quantised Hugging Face checkpoints are not supported; use GGUF or the original")
+        raise ValueError(
+            f"{where}: quantised Hugging Face checkpoints are not supported; use GGUF or the original"
+        )
     fields = _positional(config) if family in ("gpt2", "opt") else _rotary(config, family)
-    name_of_act = next((v for v in map(config.get, ("hidden_act", "hidden_activation", "activation_function")) if v), None)
+    name_of_act = next(
+        (v for v in map(config.get, ("hidden_act", "hidden_activation", "activation_function")) if v), None
+    )
     if name_of_act not in _ACTIVATIONS:
-        raise ValueError(f"{where}: activation {name_of_act!r} is not supported; allowed: {', '.join(_ACTIVATIONS)}")
+        raise ValueError(
+            f"{where}: activation {name_of_act!r} is not supported; allowed: {', '.join(_ACTIVATIONS)}"
+        )
     spec = ModelSpec(
         name=name,
         family=family,
@@ -167,7 +194,9 @@ def _positional(config: Config) -> dict[str, Any]:
     """GPT-2 and OPT: learned positions, layer norms, biases everywhere, a plain MLP."""
     hidden, heads = config.number("n_embd", "hidden_size"), config.number("n_head", "num_attention_heads")
     if (projected := config.get("word_embed_proj_dim")) not in (None, hidden):
-        raise ValueError(f"{config.where}: word_embed_proj_dim {projected} other than hidden_size is not supported")
+        raise ValueError(
+            f"{config.where}: word_embed_proj_dim {projected} other than hidden_size is not supported"
+        )
     inner = config.get("n_inner") or config.get("ffn_dim") or 4 * hidden
     return {
         "num_layers": config.number("n_layer", "num_hidden_layers"),
@@ -193,9 +222,7 @@ def _rotary(config: Config, family: str) -> dict[str, Any]:
     hidden, heads = config.number("hidden_size"), config.number("num_attention_heads")
     head_dim = config.get("head_dim") or hidden // heads
     layers, context = config.number("num_hidden_layers"), config.number("max_position_embeddings")
-    for key in ("rope_parameters", "rope_scaling", "rope_theta", "rope_local_base_freq", "partial_rotary_factor",
-                "original_max_position_embeddings"):  # fmt: skip
-        config.get(key)
+    settings = {key: config.get(key) for key in ROPE_KEYS if config.get(key) is not None}
     bias = bool(config.get("attention_bias", False))
     fields: dict[str, Any] = {
         "num_layers": layers,
@@ -211,7 +238,7 @@ def _rotary(config: Config, family: str) -> dict[str, Any]:
         "mlp_bias": bool(config.get("mlp_bias", False)),
         "qk_norm": family in ("qwen3", "qwen3_moe", "gemma3"),
         "experts": _experts(config, family, layers),
-        **rope_fields({**config.values, "max_position_embeddings": context}, family, head_dim, config.where),
+        **rope_fields(settings, family, head_dim, config.where),
         **_windows(config, family, layers, context),
     }
     if family == "gemma3":
@@ -231,7 +258,12 @@ def _windows(config: Config, family: str, layers: int, context: int) -> dict[str
     first = config.get("max_window_layers") if family in ("qwen2", "qwen3") else 0
     use = config.get("use_sliding_window", not family.startswith("qwen"))
     types, pattern = config.get("layer_types"), config.get("sliding_window_pattern", 6)
-    if not window or not use or window >= context:
+    config.get("max_window_layers")
+    if not window or not use:
+        return {"window": None}
+    if (
+        window >= context and family != "gemma3"
+    ):  # sees everything; Gemma's sliding layers also rotate differently
         return {"window": None}
     if types is None and family == "gemma3":
         types = ["full_attention" if (i + 1) % pattern == 0 else "sliding_attention" for i in range(layers)]
@@ -247,7 +279,9 @@ def _windows(config: Config, family: str, layers: int, context: int) -> dict[str
         return {"window": None}
     every = next((i + 1 for i, slide in enumerate(slides) if not slide), 0)
     if slides != [every == 0 or (i + 1) % every != 0 for i in range(layers)]:
-        raise ValueError(f"{config.where}: global layers {[i for i, s in enumerate(slides) if not s]} are not evenly spaced")
+        raise ValueError(
+            f"{config.where}: global layers {[i for i, s in enumerate(slides) if not s]} are not evenly spaced"
+        )
     return {"window": window, "global_every": every}
 
 
@@ -256,7 +290,9 @@ def _experts(config: Config, family: str, layers: int) -> Experts | None:
         return None
     dense = sorted(config.get("mlp_only_layers") or [])
     if dense != list(range(len(dense))) or len(dense) >= layers:
-        raise ValueError(f"{config.where}: dense layers {dense} other than the leading ones are not supported")
+        raise ValueError(
+            f"{config.where}: dense layers {dense} other than the leading ones are not supported"
+        )
     mixtral, shared = family == "mixtral", config.get("shared_expert_intermediate_size", 0)
     keys = ("num_local_experts", "num_experts")
     given = [key for key in keys if key in config.values]

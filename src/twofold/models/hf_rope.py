@@ -1,7 +1,8 @@
 """The rotary settings of a Hugging Face config.json, in the layout of any version, to fields of ModelSpec.
 
-Before version 5 of transformers they are `rope_theta`, `rope_local_base_freq`, `partial_rotary_factor` and `rope_scaling`;
-since then they are one dictionary `rope_parameters`, which holds one dictionary per type of layer where those differ.
+Before version 5 of transformers they are `rope_theta`, `rope_local_base_freq`, `partial_rotary_factor` and
+`rope_scaling`; since then they are one dictionary `rope_parameters`, which holds one dictionary per type of
+layer where those differ.
 """
 
 from __future__ import annotations
@@ -11,6 +12,12 @@ from typing import Any
 
 from twofold.models.rope_scaling import longrope, yarn
 from twofold.models.spec import RopeScaling
+
+ROPE_KEYS = (
+    "rope_parameters", "rope_scaling", "rope_theta", "rope_local_base_freq", "partial_rotary_factor",
+    "max_position_embeddings", "original_max_position_embeddings",
+)  # fmt: skip
+"""Keys of config.json that `rope_fields` reads."""
 
 _GLOBAL, _LOCAL = "full_attention", "sliding_attention"
 _GEMMA3_THETAS = {_GLOBAL: 1_000_000.0, _LOCAL: 10_000.0}  # defaults of Gemma 3's configuration
@@ -32,7 +39,8 @@ _ALWAYS = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
 
 
 def rope_fields(config: Mapping[str, Any], family: str, head_dim: int, where: str) -> dict[str, Any]:
-    """rope_theta, rope_local_theta, rope_fraction and rope_scaling of the spec.
+    """rope_theta, rope_local_theta, rope_fraction and rope_scaling of the spec, from the `ROPE_KEYS` of a
+    config.json.
 
     Raises ValueError for a scaling that is not known, lacks a setting or has one that is not known.
     """
@@ -82,7 +90,9 @@ def _fields(
         raise ValueError(f"{where}: rope scaling {kind!r} is not supported; allowed: {', '.join(_KEYS)}")
     if unknown := {k for k, v in rope.items() if v is not None} - _KEYS[kind] - _ALWAYS:
         if kind != "default":
-            raise ValueError(f"{where}: settings {sorted(unknown)} of rope scaling {kind!r} are not understood")
+            raise ValueError(
+                f"{where}: settings {sorted(unknown)} of rope scaling {kind!r} are not understood"
+            )
     fraction = float(rope.get("partial_rotary_factor") or 1.0)
     dim = int(head_dim * fraction)
     theta = float(rope["rope_theta"])

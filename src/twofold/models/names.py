@@ -67,7 +67,9 @@ def tensor_shapes(spec: ModelSpec) -> Shapes:
     Raises ValueError for latent attention, of which no checkpoint can be loaded.
     """
     if spec.latent is not None:
-        raise ValueError(f"{spec.name}: weights of models with latent attention cannot be loaded, only predicted")
+        raise ValueError(
+            f"{spec.name}: weights of models with latent attention cannot be loaded, only predicted"
+        )
     shapes: Shapes = {"embed": (spec.vocab_size, spec.hidden), **_norm(spec, "norm")}
     if spec.positions == "learned":
         shapes["positions"] = (spec.max_context + spec.position_offset, spec.hidden)
@@ -86,9 +88,13 @@ def check_tensors(spec: ModelSpec, sources: Mapping[str, Source], where: str) ->
     """ValueError where `sources` lack a tensor of `spec`, hold one too many, or one of another shape."""
     shapes = tensor_shapes(spec)
     if missing := [name for name in shapes if name not in sources]:
-        raise ValueError(f"{where}: {_some(missing)} missing: the file is incomplete or not a {spec.family} model")
+        raise ValueError(
+            f"{where}: {_some(missing)} missing: the file is incomplete or not a {spec.family} model"
+        )
     if extra := [name for name in sources if name not in shapes]:
-        raise ValueError(f"{where}: {_some(extra)} would be ignored: the model has parts that its header does not name")
+        raise ValueError(
+            f"{where}: {_some(extra)} would be ignored: the model has parts that its header does not name"
+        )
     for name, shape in shapes.items():
         if sources[name].shape != shape:
             raise ValueError(

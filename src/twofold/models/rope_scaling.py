@@ -18,12 +18,14 @@ def yarn(
     attention_factor: float | None = None,
     truncate: bool = True,
 ) -> RopeScaling:
-    """YaRN (arXiv 2309.00071, section 3.2) with its blend of interpolated and kept frequencies as explicit divisors.
+    """YaRN (arXiv 2309.00071, section 3.2) with its blend of interpolated and kept frequencies as explicit
+    divisors.
 
-    dim: rotating elements of a head; theta: base of the frequencies. Frequencies that turn more than `beta_fast` times in
-    the original context are kept, those that turn less than `beta_slow` times are divided by `factor`, linear in between.
-    `attention_factor` is 0.1·ln(factor) + 1 where it is not given. The result is of kind "longrope", which is what
-    divisors given one by one are called, with the same ones for every context.
+    dim: rotating elements of a head; theta: base of the frequencies. Frequencies that turn more than
+    `beta_fast` times in the original context are kept, those that turn less than `beta_slow` times are
+    divided by `factor`, linear in between. `attention_factor` is 0.1·ln(factor) + 1 where it is not given.
+    The result is of kind "longrope", which is what divisors given one by one are called, with the same ones
+    for every context.
     """
 
     def dimension(turns: float) -> float:
@@ -61,14 +63,18 @@ def longrope(
     factor: float | None = None,
     attention_factor: float | None = None,
 ) -> RopeScaling:
-    """LongRoPE (arXiv 2402.13753): one divisor per frequency, `short` within the original context and `long` beyond it.
+    """LongRoPE (arXiv 2402.13753): one divisor per frequency, `short` within the original context and `long`
+    beyond it.
 
-    `factor` is max_context / original_context and `attention_factor` sqrt(1 + ln(factor) / ln(original_context)) where
-    they are not given. Raises ValueError where a list does not hold one divisor for each of the dim / 2 frequencies.
+    `factor` is max_context / original_context and `attention_factor` sqrt(1 + ln(factor) /
+    ln(original_context)) where they are not given. Raises ValueError where a list does not hold one divisor
+    for each of the dim / 2 frequencies.
     """
     for name, given in (("short", short), ("long", long)):
         if len(given) != dim // 2:
-            raise ValueError(f"rope scaling: {name} factors are {len(given)}, one for each of {dim // 2} frequencies wanted")
+            raise ValueError(
+                f"rope scaling: {name} factors are {len(given)}, one for each of {dim // 2} frequencies wanted"
+            )
     factor = factor if factor is not None else max_context / original_context
     if attention_factor is None:
         attention_factor = math.sqrt(1 + math.log(factor) / math.log(original_context)) if factor > 1 else 1.0

@@ -1,8 +1,9 @@
-"""How the tensors of a file become the canonical ones: renamed, split, reordered or joined, and only when asked for.
+"""How the tensors of a file become the canonical ones: renamed, split, reordered or joined, and only when
+asked for.
 
-A `Source` is a tensor that a file holds (or that follows from such tensors): its shape and format are known, its bytes
-are fetched by `load`. Rows are moved as packed bytes: blocks run along the input dimension, so that no row is ever
-unpacked to be moved.
+A `Source` is a tensor that a file holds (or that follows from such tensors): its shape and format are known,
+its bytes are fetched by `load`. Rows are moved as packed bytes: blocks run along the input dimension, so that
+no row is ever unpacked to be moved.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ class Source:
 
 
 class LazyTensors(Mapping[str, StoredTensor]):
-    """Canonical tensors by name. Each look-up builds the tensor anew, so that nothing is held that nobody holds."""
+    """Canonical tensors by name. Each look-up builds the tensor anew, so that nothing is held that nobody
+    holds.
+    """
 
     def __init__(self, sources: Mapping[str, Source]) -> None:
         self._sources = dict(sources)

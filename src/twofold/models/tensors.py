@@ -60,12 +60,24 @@ class Tokenizer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A spec with its tensors by canonical name and its tokenizer (None where the files carry none)."""
+    """A spec with its tensors by canonical name and its tokenizer.
+
+    tokenizer: None where the files carry none that can be used; tokenizer_problem then says why.
+    """
 
     spec: ModelSpec
     tensors: Mapping[str, StoredTensor]
     tokenizer: Tokenizer | None
     path: str
+    tokenizer_problem: str = ""
+
+    def text_tokenizer(self) -> Tokenizer:
+        """The tokenizer; ValueError that says why where there is none, and that token ids still work."""
+        if self.tokenizer is None:
+            raise ValueError(
+                f"{self.tokenizer_problem or 'there is no tokenizer'}; only token ids can be given and read"
+            )
+        return self.tokenizer
 
     def __iter__(self) -> Iterator[StoredTensor]:
         return iter(self.tensors.values())

@@ -21,7 +21,7 @@ from typing import NamedTuple, TypeVar
 import platformdirs
 from pydantic import ValidationError
 
-from twofold.report import tables
+from twofold.report import database
 from twofold.report.comparison import Comparison
 from twofold.report.schema import Result
 
@@ -76,12 +76,12 @@ class Store:
     def save(self, result: Result) -> int:
         """Keep a result; returns its number. NotSavedError (which names the file that holds it) if that cannot be done."""
         uid = uuid.uuid4().hex
-        return self._write(uid, result, lambda db: tables.insert(db, uid, result, None))
+        return self._write(uid, result, lambda db: database.insert(db, uid, result, None))
 
     def save_comparison(self, comparison: Comparison) -> int:
         """Keep a comparison and all its results, all or none; returns the comparison's number. NotSavedError as `save`."""
         uid = uuid.uuid4().hex
-        return self._write(uid, comparison, lambda db: tables.insert_comparison(db, uid, comparison))
+        return self._write(uid, comparison, lambda db: database.insert_comparison(db, uid, comparison))
 
     def get(self, number: int) -> Result:
         """The result with that number; ValueError if there is none."""
@@ -123,7 +123,7 @@ class Store:
             if since.tzinfo is None:
                 raise ValueError(f"since={since} has no time zone; add one, such as +00:00")
             query += " AND created >= ?"
-            values.append(tables.instant(since))
+            values.append(database.instant(since))
         query += " ORDER BY created DESC, id DESC"
         if limit is not None:
             if limit < 1:
@@ -191,14 +191,14 @@ class Store:
                 damage = sqlite3.DatabaseError(found)
                 damage.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
                 raise damage
-        version = tables.version(db, self.path)
+        version = database.version(db, self.path)
         if version == 0:
             try:
                 db.execute("PRAGMA journal_mode = WAL")
             except sqlite3.OperationalError as error:  # another process is creating the file; its choice stands
                 if _code(error) not in _BUSY:
                     raise
-            tables.create(db, self.path)
+            database.create(db, self.path)
         self._checked = True
 
     def _move_aside(self, error: sqlite3.DatabaseError) -> None:
@@ -234,9 +234,9 @@ class Store:
             text = path.read_text(encoding="utf-8")
             try:
                 if "baseline" in json.loads(text):
-                    tables.insert_comparison(db, path.stem, Comparison.model_validate_json(text))
+                    database.insert_comparison(db, path.stem, Comparison.model_validate_json(text))
                 else:
-                    tables.insert(db, path.stem, Result.model_validate_json(text), None)
+                    database.insert(db, path.stem, Result.model_validate_json(text), None)
             except (ValidationError, json.JSONDecodeError):
                 self._notify(f"{path} holds no result that this version can read; it stays where it is")
                 continue

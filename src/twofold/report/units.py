@@ -45,12 +45,13 @@ def seconds(value: float) -> str:
 
 def ratio(value: float) -> str:
     """How many times as much: "1.32×"."""
-    return f"{digits(value)}×"
+    return f"{value:.2f}×" if value < 99.5 else f"{digits(value)}×"
 
 
 def signed_percent(value: float) -> str:
     """A relative difference: 0.123 is "+12 %"."""
-    return f"{value * 100:+.0f} %"
+    rounded = round(value * 100)
+    return f"{rounded:+d} %" if rounded else "0 %"
 
 
 def percent(value: float) -> str:

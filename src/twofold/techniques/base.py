@@ -158,6 +158,8 @@ def _coerce(technique: str, field: dataclasses.Field[Any], value: Any) -> Any:
         raise ValueError(f"{where} must be true or false, not {value!r}")
     if isinstance(value, bool):
         raise ValueError(f"{where} must be {wanted}, not {value!r}")
+    if wanted.startswith("tuple[int"):
+        return _whole_numbers(where, value)
     try:
         if "int" in wanted.split(" |")[0]:
             number = int(value)
@@ -169,3 +171,15 @@ def _coerce(technique: str, field: dataclasses.Field[Any], value: Any) -> Any:
     except (TypeError, ValueError):
         raise ValueError(f"{where} must be {wanted}, not {value!r}") from None
     return value
+
+
+def _whole_numbers(where: str, value: Any) -> tuple[int, ...]:
+    """A list, one number, or text such as "3;5;7" as a tuple of integers."""
+    items = value.split(";") if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
+    try:
+        numbers = tuple(int(item) for item in items)
+        if any(isinstance(item, bool) or float(item) != n for item, n in zip(items, numbers, strict=True)):
+            raise ValueError
+    except (TypeError, ValueError):
+        raise ValueError(f'{where} must be a list of whole numbers (as text "3;5;7"), not {value!r}') from None
+    return numbers

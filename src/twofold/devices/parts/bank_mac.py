@@ -1,8 +1,10 @@
-"""Matrix-vector products in DRAM banks: every bank multiplies a column of its own row with a broadcast piece of the input.
+"""Matrix-vector products in DRAM banks: every bank multiplies a column of its own row with a broadcast piece
+of the input.
 
-A channel holds a buffer with part of the input vector. One command multiplies, in all banks at once, a column (say 16
-numbers) with the matching numbers in the buffer and adds up; when an output is complete, one column read fetches that
-output of all banks. A product is a list of streams: each fills the buffer, then runs through rows of the matrix.
+A channel holds a buffer with part of the input vector. One command multiplies, in all banks at once, a column
+(say 16 numbers) with the matching numbers in the buffer and adds up; when an output is complete, one column
+read fetches that output of all banks. A product is a list of streams: each fills the buffer, then runs
+through rows of the matrix.
 """
 
 from __future__ import annotations
@@ -15,11 +17,12 @@ from twofold.devices.parts.dram import Dram, DramWork
 
 @dataclass(frozen=True, slots=True)
 class MacStream:
-    """What one channel does with one filling of its buffer; every bank and every channel does the same in lockstep.
+    """What one channel does with one filling of its buffer; every bank and every channel does the same in
+    lockstep.
 
-    outputs: outputs per bank; columns: stored columns per output; fill: columns written to the buffer first; reuse: times
-    that each stored column is multiplied (query heads that share a key head); packed: whether outputs follow each other
-    within a row, or each begins a row of its own (room to grow).
+    outputs: outputs per bank; columns: stored columns per output; fill: columns written to the buffer first;
+    reuse: times that each stored column is multiplied (query heads that share a key head); packed: whether
+    outputs follow each other within a row, or each begins a row of its own (room to grow).
     """
 
     outputs: int
@@ -57,8 +60,8 @@ class MacStream:
 def stream_seconds(dram: Dram, stream: MacStream) -> float:
     """Seconds of one stream, from the first command until all rows are closed; refresh spread evenly.
 
-    A full row takes activate-to-multiply, its columns, read-to-precharge and precharge; the buffer is filled while the
-    first row opens.
+    A full row takes activate-to-multiply, its columns, read-to-precharge and precharge; the buffer is filled
+    while the first row opens.
     """
     t, width = dram.timing, dram.shape.columns
     if stream.outputs == 0:
@@ -89,11 +92,13 @@ def run(dram: Dram, streams: list[MacStream]) -> DramWork:
     return work
 
 
-def matrix_streams(dram: Dram, outputs: int, inputs: int, element_bytes: int, buffer_bytes: int) -> list[MacStream]:
+def matrix_streams(
+    dram: Dram, outputs: int, inputs: int, element_bytes: int, buffer_bytes: int
+) -> list[MacStream]:
     """Streams of y[outputs] = W[outputs, inputs] x: rows of W dealt out over all banks, row-major in each.
 
-    An input longer than the buffer is cut into pieces; the matrix is stored piece by piece, so that a filling serves all
-    outputs. Each piece yields partial sums.
+    An input longer than the buffer is cut into pieces; the matrix is stored piece by piece, so that a filling
+    serves all outputs. Each piece yields partial sums.
     """
     per_bank = -(-outputs // dram.shape.all_banks)
     piece = buffer_bytes // element_bytes

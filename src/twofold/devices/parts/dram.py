@@ -1,8 +1,8 @@
 """A DRAM channel: its shape, its timing and its energy, with what an access to an open-row bank costs.
 
-Rows are opened (activate), accessed by columns, and closed (precharge); one row per bank is open at a time. Times are in
-seconds, energies in joules. All-bank arithmetic is in `bank_mac`; `dram_events` plays the same commands one by one, and the
-tests hold the closed forms here and there to it.
+Rows are opened (activate), accessed by columns, and closed (precharge); one row per bank is open at a time.
+Times are in seconds, energies in joules. All-bank arithmetic is in `bank_mac`; `dram_events` plays the same
+commands one by one, and the tests hold the closed forms here and there to it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ class DramShape:
                 raise ValueError(f"DRAM shape: {field.name} must be a positive integer, not {value!r}")
         if self.row_bytes % self.column_bytes:
             raise ValueError(
-                f"DRAM shape: row_bytes ({self.row_bytes}) must be a multiple of column_bytes ({self.column_bytes})"
+                f"DRAM shape: row_bytes ({self.row_bytes}) must be a multiple of column_bytes "
+                f"({self.column_bytes})"
             )
 
     @property
@@ -52,10 +53,11 @@ class DramShape:
 class DramTiming:
     """Least distances between commands, in seconds, under their JEDEC names.
 
-    rcd_*: activate to read, write or in-bank multiply; rp: precharge to activate; ras: activate to precharge; rc: activate
-    to activate of one bank; ccd: column to column, also the time of one column on the bus; rtp: read to precharge; wr: end
-    of write data to precharge; cl, cwl: read and write latency; rrd: activate to activate of another bank; faw: window of
-    four activates; rfc: one refresh; refi: interval between refreshes.
+    rcd_*: activate to read, write or in-bank multiply; rp: precharge to activate; ras: activate to precharge;
+    rc: activate to activate of one bank; ccd: column to column, also the time of one column on the bus; rtp:
+    read to precharge; wr: end of write data to precharge; cl, cwl: read and write latency; rrd: activate to
+    activate of another bank; faw: window of four activates; rfc: one refresh; refi: interval between
+    refreshes.
     """
 
     rcd_read: float
@@ -78,9 +80,13 @@ class DramTiming:
         for field in fields(self):
             value = getattr(self, field.name)
             if not 0.0 < value < 1.0:
-                raise ValueError(f"DRAM timing: {field.name} must be a positive number of seconds, not {value!r}")
+                raise ValueError(
+                    f"DRAM timing: {field.name} must be a positive number of seconds, not {value!r}"
+                )
         if self.rfc >= self.refi:
-            raise ValueError(f"DRAM timing: a refresh ({self.rfc} s) must be shorter than its interval ({self.refi} s)")
+            raise ValueError(
+                f"DRAM timing: a refresh ({self.rfc} s) must be shorter than its interval ({self.refi} s)"
+            )
 
     @property
     def refresh_factor(self) -> float:
@@ -92,9 +98,9 @@ class DramTiming:
 class DramEnergy:
     """Joules per command, watts of standby per channel.
 
-    activate: opening and closing one row of one bank; read, write: one column between a bank and the pins; mac: one column
-    in *all* banks of a channel, read and multiplied in place; bus: one byte over the pins; refresh: one refresh of a
-    channel; standby: watts with all rows closed; active: watts with rows open.
+    activate: opening and closing one row of one bank; read, write: one column between a bank and the pins;
+    mac: one column in *all* banks of a channel, read and multiplied in place; bus: one byte over the pins;
+    refresh: one refresh of a channel; standby: watts with all rows closed; active: watts with rows open.
     """
 
     activate: float
@@ -109,17 +115,21 @@ class DramEnergy:
     def __post_init__(self) -> None:
         for field in fields(self):
             if not getattr(self, field.name) >= 0.0:
-                raise ValueError(f"DRAM energy: {field.name} must not be negative, not {getattr(self, field.name)!r}")
+                raise ValueError(
+                    f"DRAM energy: {field.name} must not be negative, not {getattr(self, field.name)!r}"
+                )
         if self.active < self.standby:
-            raise ValueError("DRAM energy: standby power with open rows cannot be below that with closed rows")
+            raise ValueError(
+                "DRAM energy: standby power with open rows cannot be below that with closed rows"
+            )
 
 
 @dataclass(frozen=True, slots=True)
 class DramWork:
     """Commands of all channels together, and the seconds they keep the memory busy (refresh included).
 
-    activates: rows opened, counted per bank; macs: columns multiplied in all banks of a channel, counted per channel; reads,
-    writes: single-bank columns; bus_bytes: bytes over the pins.
+    activates: rows opened, counted per bank; macs: columns multiplied in all banks of a channel, counted per
+    channel; reads, writes: single-bank columns; bus_bytes: bytes over the pins.
     """
 
     seconds: float = 0.0
@@ -172,7 +182,8 @@ class Dram:
         )
 
     def write_row(self, nbytes: int) -> DramWork:
-        """Write `nbytes` that lie together in rows of one bank, from the pins, until the bank is closed again."""
+        """Write `nbytes` that lie together in rows of one bank, from the pins, until the bank is closed
+        again."""
         s, t = self.shape, self.timing
         columns = self.columns_of(nbytes)
         rows = -(-columns // s.columns)
@@ -184,8 +195,8 @@ class Dram:
     def scatter(self, per_bank: int) -> DramWork:
         """Write `per_bank` columns to every bank of every channel, each to a row of its own (no row hits).
 
-        Banks overlap: the time is that of one bank's rows one after the other, or that of the channel's activates at
-        the rate that `rrd` and `faw` allow, whichever is longer.
+        Banks overlap: the time is that of one bank's rows one after the other, or that of the channel's
+        activates at the rate that `rrd` and `faw` allow, whichever is longer.
         """
         s, t = self.shape, self.timing
         if per_bank == 0:
@@ -193,8 +204,6 @@ class Dram:
         cycle = max(t.rcd_write + t.cwl + t.ccd + t.wr + t.rp, t.rc)
         spacing = max(t.rrd, t.faw / 4, t.ccd)
         seconds = max((s.banks - 1) * spacing + per_bank * cycle, (per_bank * s.banks - 1) * spacing + cycle)
-        if s.banks * spacing > cycle:
-            seconds = (per_bank * s.banks - 1) * spacing + cycle
         writes = per_bank * s.all_banks
         return DramWork(
             seconds * t.refresh_factor, activates=writes, writes=writes, bus_bytes=writes * s.column_bytes

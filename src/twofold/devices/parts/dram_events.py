@@ -1,7 +1,9 @@
-"""A DRAM channel command by command: slow, and simple enough to be believed. The closed forms are tested against it.
+"""A DRAM channel command by command: slow, and simple enough to be believed. The closed forms are tested
+against it.
 
-Every command is issued at the earliest time that the distances in `DramTiming` allow, given all commands before it. A
-refresh that falls due waits for the next time that all rows are closed (JEDEC lets a few be postponed).
+Every command is issued at the earliest time that the distances in `DramTiming` allow, given all commands
+before it. A refresh that falls due waits for the next time that all rows are closed (JEDEC lets a few be
+postponed).
 """
 
 from __future__ import annotations
@@ -85,7 +87,8 @@ class ChannelSimulator:
         return self.now - started
 
     def scatter(self, per_bank: int) -> float:
-        """Write `per_bank` columns to every bank, each to a new row; returns seconds until all banks are closed."""
+        """Write `per_bank` columns to every bank, each to a new row; returns seconds until all banks are
+        closed."""
         t = self.dram.timing
         started = self.now = max(self.now, self._refresh_if_due())
         for _ in range(per_bank):

@@ -1,7 +1,7 @@
 """A vector unit of adders and multipliers, and what functions cost when only those two exist.
 
-Exponentials are Taylor polynomials, reciprocals Newton's iteration, reciprocal square roots a bit trick with one Newton
-step: no divider, no table.
+Exponentials are Taylor polynomials, reciprocals Newton's iteration, reciprocal square roots a bit trick with
+one Newton step: no divider, no table.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 
 class Arithmetic(NamedTuple):
-    """Multiplications, additions (subtractions and comparisons too), and the longest chain of dependent ones."""
+    """Multiplications, additions (subtractions and comparisons too), and the longest chain of dependent
+    ones."""
 
     mul: int
     add: int
@@ -31,10 +32,12 @@ MUL = Arithmetic(1, 0, 1)
 ADD = Arithmetic(0, 1, 1)
 
 EXP_TERMS = 6
-"""Terms of the Taylor polynomial of exp: below 2^-8, one unit of bfloat16, on [-ln 2 / 2, ln 2 / 2] (checked in the tests)."""
+"""Terms of the Taylor polynomial of exp: below 2^-8, one unit of bfloat16, on [-ln 2 / 2, ln 2 / 2] (checked
+in the tests)."""
 
 NEWTON_STEPS = 3
-"""Newton steps of a reciprocal from the linear first guess on [0.5, 1] (error 1/17): far below one unit of bfloat16."""
+"""Newton steps of a reciprocal from the linear first guess on [0.5, 1] (error 1/17): far below one unit of
+bfloat16."""
 
 # Range reduction to 2^n · exp(r): a product for n, a product and a difference for r; then Horner.
 EXP = Arithmetic(2 + EXP_TERMS - 1, 1 + EXP_TERMS - 1, 3 + 2 * (EXP_TERMS - 1))
@@ -66,7 +69,8 @@ def norm(width: int, *, centred: bool) -> Arithmetic:
 
 @dataclass(frozen=True, slots=True)
 class VectorUnit:
-    """`multipliers` and `adders` that each start one operation per cycle of `hertz`; `latency` cycles until its result."""
+    """`multipliers` and `adders` that each start one operation per cycle of `hertz`; `latency` cycles until
+    its result."""
 
     multipliers: int
     adders: int
@@ -76,11 +80,12 @@ class VectorUnit:
     def __post_init__(self) -> None:
         if min(self.multipliers, self.adders, self.latency) < 1 or not self.hertz > 0:
             raise ValueError(
-                f"vector unit: multipliers, adders, latency and hertz must be positive, not {self.multipliers}, "
-                f"{self.adders}, {self.latency}, {self.hertz}"
+                f"vector unit: multipliers, adders, latency and hertz must be positive, not "
+                f"{self.multipliers}, {self.adders}, {self.latency}, {self.hertz}"
             )
 
     def seconds(self, work: Arithmetic) -> float:
-        """Time of `work`: the busier kind of unit sets the pace, and the first results take the chain's latency."""
+        """Time of `work`: the busier kind of unit sets the pace, and the first results take the chain's
+        latency."""
         pace = max(-(-work.mul // self.multipliers), -(-work.add // self.adders))
         return (pace + work.depth * self.latency) / self.hertz

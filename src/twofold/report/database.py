@@ -47,6 +47,7 @@ def version(db: sqlite3.Connection, path: Path) -> int:
 
 
 def insert(db: sqlite3.Connection, uid: str, result: Result, comparison: int | None) -> int:
+    """Insert `result` under the unique key `uid`, unless it is there already; returns its number."""
     names = json.dumps([t.name for t in result.techniques])
     values = (uid, instant(result.created), result.kind, result.model, result.device, result.label, names,
               result.model_dump_json(), comparison)  # fmt: skip
@@ -59,6 +60,7 @@ def insert(db: sqlite3.Connection, uid: str, result: Result, comparison: int | N
 
 
 def insert_comparison(db: sqlite3.Connection, uid: str, comparison: Comparison) -> int:
+    """Insert `comparison` and all its results, unless they are there already; returns the comparison's number."""
     values = (uid, instant(comparison.created), comparison.title, comparison.model_dump_json())
     db.execute("INSERT OR IGNORE INTO comparisons (uid, created, title, body) VALUES (?, ?, ?, ?)", values)
     number = int(db.execute("SELECT id FROM comparisons WHERE uid = ?", (uid,)).fetchone()[0])

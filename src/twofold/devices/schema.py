@@ -1,0 +1,210 @@
+"""What a device file may say: the sections of a catalogue entry, each figure with its source."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from pydantic import model_validator
+
+from twofold.devices.figures import (
+    Bandwidth,
+    Bytes,
+    Count,
+    EnergyPerByte,
+    EnergyPerFlop,
+    Figure,
+    FlopRate,
+    Money,
+    Ratio,
+    Seconds,
+    Strict,
+    Watts,
+)
+from twofold.errors import nearest
+from twofold.ops.base import Precision
+
+Kind = Literal["gpu", "tpu", "cpu", "laptop", "phone"]
+
+
+class Units(Strict):
+    """What a matrix product is spread over. count: SMs, compute units, matrix units or cores."""
+
+    count: Count
+
+
+class Memory(Strict):
+    """The memory beside the compute units. technology: a key of the shared energy table."""
+
+    technology: str
+    capacity: Bytes
+    bandwidth: Bandwidth
+
+
+class Cache(Strict):
+    """The last cache before the memory; without a bandwidth it is known but not used."""
+
+    capacity: Bytes
+    bandwidth: Bandwidth | None = None
+
+
+class Store(Strict):
+    """A memory that is reached over a link (host memory, disk): what the link moves per direction, and what it holds."""
+
+    bandwidth: Bandwidth
+    latency: Seconds | None = None
+    capacity: Bytes | None = None
+
+
+class DeviceLink(Strict):
+    """Links among devices. bandwidth: per device and direction; devices: how many are linked this way (a node);
+    direct: whether every pair is connected (a switch or full mesh), so that one-step collectives are possible."""
+
+    technology: str
+    bandwidth: Bandwidth
+    latency: Seconds
+    devices: Count
+    direct: bool
+
+
+class Network(Strict):
+    """The network between nodes: bandwidth per device and direction."""
+
+    bandwidth: Bandwidth
+    latency: Seconds
+
+
+class Power(Strict):
+    """Watts of one device, idle and at its limit. The dynamic energy of a FLOP is (limit - idle) / peak rate."""
+
+    idle: Watts
+    limit: Watts
+
+
+class Energy(Strict):
+    """Figures that replace the derived or shared ones."""
+
+    flop: dict[Precision, EnergyPerFlop] = {}
+    vector_flop: EnergyPerFlop | None = None
+    memory: EnergyPerByte | None = None
+    cache: EnergyPerByte | None = None
+    link: EnergyPerByte | None = None
+
+
+class Efficiency(Strict):
+    """How much of the peaks is reached, and what an op costs besides. Shared by the devices of a generation.
+
+    matmul, vector, attention, memory, cache, link: share of the peak rate at large sizes (attention: of the matrix rate,
+    in prefill); tiles: [rows, columns] of an output tile that one unit computes, from which the best is taken; split_depth:
+    the least depth of a product that is worth splitting over units; op: seconds per op; collective: seconds per collective;
+    step: seconds of host work per step.
+    """
+
+    matmul: Ratio
+    attention: Ratio
+    vector: Ratio
+    memory: Ratio
+    cache: Ratio
+    link: Ratio
+    tiles: list[tuple[int, int]] = []
+    split_depth: Count | None = None
+    op: Seconds
+    collective: Seconds
+    step: Seconds
+
+
+class Generation(Strict):
+    """A file of shared efficiencies."""
+
+    name: str
+    sources: dict[str, str]
+    efficiency: Efficiency
+
+
+class Curves(Strict):
+    """What a calibration measured point by point; straight lines between the points on logarithmic scales.
+
+    read: (working set in bytes, bytes/s); matmul: by precision (rows of activations, FLOP/s) for products whose weights are
+    cached; attention_flops: FLOP/s of attention over many queries; attention_read: bytes/s at which it reads the cache for
+    few; op: seconds per op by kind, at one token.
+    """
+
+    source: str
+    read: list[tuple[float, float]]
+    matmul: dict[Precision, list[tuple[float, float]]]
+    attention_flops: float
+    attention_read: float
+    op: dict[str, float] = {}
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Curves:
+        for name, points in [("read", self.read), *self.matmul.items()]:
+            if not points or any(a[0] >= b[0] for a, b in zip(points, points[1:], strict=False)):
+                raise ValueError(f"curve {name!r} needs points in ascending order")
+            if any(x <= 0 or y <= 0 for x, y in points):
+                raise ValueError(f"curve {name!r} holds a value that is not positive")
+        return self
+
+
+class Price(Strict):
+    """What a device costs."""
+
+    per_hour: Money | None = None
+    purchase: Money | None = None
+
+
+class DeviceFile(Strict):
+    """One device. matmul: dense matrix FLOP/s by precision, without sparsity; vector: elementwise FLOP/s (fp32).
+
+    efficiency: the name of a generation's file, or the section itself.
+    """
+
+    name: str
+    title: str
+    kind: Kind
+    confidence: Literal["datasheet", "calibrated"] = "datasheet"
+    sources: dict[str, str]
+    efficiency: Efficiency
+    units: Units
+    matmul: dict[Precision, FlopRate]
+    vector: FlopRate
+    memory: Memory
+    cache: Cache | None = None
+    host: Store | None = None
+    disk: Store | None = None
+    link: DeviceLink | None = None
+    network: Network | None = None
+    power: Power
+    energy: Energy = Energy()
+    curves: Curves | None = None
+    price: Price | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> DeviceFile:
+        if not self.matmul:
+            raise ValueError(f"{self.name}: matmul names no precision")
+        if self.power.limit.value < self.power.idle.value:
+            raise ValueError(f"{self.name}: the power limit is below the idle power")
+        for path, figure in figures(self):
+            if figure.source not in self.sources:
+                raise ValueError(
+                    f"{self.name}: {path} names source {figure.source!r}, which is not among the file's sources; "
+                    f"{nearest(figure.source, self.sources)}"
+                )
+        return self
+
+
+def figures(part: Strict, path: str = "") -> Iterator[tuple[str, Figure]]:
+    """Every figure in a file with its dotted path."""
+    for name in type(part).model_fields:
+        yield from _figures(getattr(part, name), f"{path}.{name}" if path else name)
+
+
+def _figures(value: Any, path: str) -> Iterator[tuple[str, Figure]]:
+    if isinstance(value, Figure):
+        yield path, value
+    elif isinstance(value, Strict):
+        yield from figures(value, path)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _figures(item, f"{path}.{key}")

@@ -1,0 +1,405 @@
+"""The engine: requests in, tokens out. One loop for real and modelled devices, under a wall or a virtual clock.
+
+    arrivals ─▶ (prompt filter) ─▶ Scheduler.schedule ─▶ Runner.run on the Device ─▶ Scheduler.update ─▶ finished requests
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+
+from twofold.devices.base import Device, StepCost
+from twofold.devices.clock import VirtualClock
+from twofold.engine.active import Active, the_one
+from twofold.engine.batch import Batch
+from twofold.engine.integrity import check
+from twofold.engine.memory import MemoryPlan
+from twofold.engine.output import Completion, OutputBuilder
+from twofold.engine.request import Request, SamplingParams
+from twofold.engine.runner import Runner, StepResult
+from twofold.engine.scheduler import Scheduler
+from twofold.models.step import StepInput
+from twofold.models.tensors import Tokenizer
+from twofold.ops.attention import Span
+
+Prompt = str | Sequence[int] | int
+"""Text, token ids, or (in predictions) a number of tokens."""
+
+
+@dataclass(slots=True)
+class EngineTotals:
+    """What the engine did since it was made: steps, seconds and joules of them, tokens computed and yielded."""
+
+    steps: int = 0
+    busy_seconds: float = 0.0
+    joules: float | None = 0.0
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    filtered_prompts: int = 0
+    stage_seconds: list[float] = field(default_factory=list)
+
+
+class StepRecord(NamedTuple):
+    """One step as it happened: start and seconds on the clock, tokens by kind, sequences."""
+
+    start: float
+    seconds: float
+    prefill_tokens: int
+    decode_tokens: int
+    num_seqs: int
+
+
+class _Flight(NamedTuple):
+    done: float
+    batch: Batch
+    result: StepResult
+
+
+class Engine:
+    """Runs requests.
+
+    actives: the techniques that are on; memory: what was planned; derived: the defaults that were decided; trace: one record per
+    step where `record_steps` was asked for.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        runner: Runner,
+        *,
+        actives: Sequence[Active] = (),
+        tokenizer: Tokenizer | None = None,
+        memory: MemoryPlan,
+        derived: dict[str, object],
+        record_steps: bool = False,
+    ) -> None:
+        self.scheduler = scheduler
+        self.runner = runner
+        self.device: Device = runner.device
+        self.clock = runner.device.clock
+        self.actives = list(actives)
+        self.tokenizer = tokenizer
+        self.memory = memory
+        self.derived = derived
+        self.totals = EngineTotals()
+        self.trace: list[StepRecord] | None = [] if record_steps else None
+        self.drafter = the_one([a.drafter for a in actives])
+        self._modelled_drafter = runner.drafts
+        self._filter = the_one([a.prompt_filter for a in actives])
+        self._unfiltered: deque[Request] = deque()
+        self._outputs: dict[str | int, OutputBuilder] = {}
+        self._flights: deque[_Flight] = deque()
+        self._stage_free: list[float] = []
+        self._ended: list[Request] = []
+        self._next_id = 0
+
+    # --- requests -----------------------------------------------------------------------------------------------------
+
+    def add(
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        *,
+        id: str | int | None = None,
+        priority: int = 0,
+        arrival_time: float | None = None,
+        record_times: bool = False,
+    ) -> Request:
+        """Queue a request. ValueError where the prompt is empty, too long, or text without a tokenizer."""
+        if id is None:
+            id, self._next_id = f"request-{self._next_id}", self._next_id + 1
+        ids = self._encode(prompt)
+        if isinstance(ids, int) and self.device.real:
+            raise ValueError("a number of tokens can be predicted, not run: give text or token ids")
+        eos = self.tokenizer.eos_ids if self.tokenizer is not None else frozenset()
+        request = Request(
+            id,
+            ids,
+            params,
+            priority=priority,
+            arrival_time=self.clock.now() if arrival_time is None else arrival_time,
+            eos_ids=eos,
+            share_prefix=self.scheduler.blocks.prefix_caching and not isinstance(ids, int),
+            record_times=record_times,
+        )
+        self._check_vocabulary(ids)
+        self._outputs[id] = OutputBuilder(request, self.tokenizer)
+        if self._filter is not None and self._filter.kept(request.num_prompt_tokens) < request.num_prompt_tokens:
+            self._unfiltered.append(request)
+        else:
+            try:
+                self.scheduler.add(request)
+            except ValueError:
+                del self._outputs[id]
+                raise
+        return request
+
+    def cancel(self, id: str | int) -> bool:
+        """End a request and free its cache. False where it is unknown or has ended."""
+        for request in self._unfiltered:
+            if request.id == id:
+                self._unfiltered.remove(request)
+                self.scheduler.add(request)
+                break
+        return self._finish(id, "cancelled")
+
+    @property
+    def has_work(self) -> bool:
+        """Whether any request is unfinished."""
+        return self.scheduler.has_work or bool(self._unfiltered) or bool(self._flights)
+
+    def output(self, id: str | int) -> OutputBuilder:
+        """What request `id` has yielded so far."""
+        return self._outputs[id]
+
+    def forget(self, id: str | int) -> None:
+        """Drop the output of an ended request."""
+        self._outputs.pop(id, None)
+
+    # --- the loop -----------------------------------------------------------------------------------------------------
+
+    def step(self) -> list[Request]:
+        """Do the next thing: filter a prompt, launch a batch, or wait for one in flight. Returns requests that ended."""
+        self._land(self.clock.now())
+        if self._unfiltered and self.scheduler.num_running < self.scheduler.config.max_num_seqs and not self._flights:
+            self._filter_prompt(self._unfiltered.popleft())
+            return self._take_ended()
+        if len(self._flights) < self.scheduler.config.pipeline_depth:
+            self._propose()
+            batch = self.scheduler.schedule(self.clock.now())
+            self._release(batch)
+            if not batch.is_empty:
+                self._launch(batch)
+        if self._flights:
+            flight = self._flights[0]
+            full = len(self._flights) >= self.scheduler.config.pipeline_depth
+            self.clock.wait_until(flight.done if full else min(flight.done, self._stage_free[0]))
+            self._land(self.clock.now())
+        elif not self.scheduler.has_work and not self._unfiltered:
+            check(self.scheduler)
+        return self._take_ended()
+
+    def play(
+        self,
+        items: Iterable[tuple[float, Prompt, SamplingParams]],
+        *,
+        concurrency: int | None = None,
+        on_end: Callable[[Request], None] | None = None,
+        record_times: bool = False,
+    ) -> list[Request]:
+        """Run a workload of (arrival time in seconds from now, prompt, parameters), in order of arrival.
+
+        With `concurrency`, arrival times are ignored: that many requests are kept going. Returns all requests, ended.
+        """
+        start = self.clock.now()
+        source = iter(items)
+        following = next(source, None)
+        running = 0
+        done: list[Request] = []
+        while following is not None or self.has_work:
+            now = self.clock.now()
+            while following is not None:
+                due = now if concurrency is not None else start + following[0]
+                if due > now or (concurrency is not None and running >= concurrency):
+                    break
+                self.add(following[1], following[2], arrival_time=due, record_times=record_times)
+                running += 1
+                following = next(source, None)
+            if not self.has_work:
+                assert following is not None
+                self.clock.wait_until(start + following[0])
+                continue
+            for request in self.step():
+                running -= 1
+                done.append(request)
+                if on_end is not None:
+                    on_end(request)
+        check(self.scheduler)
+        return done
+
+    def generate(
+        self, prompts: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams] | None = None
+    ) -> list[Completion]:
+        """Complete all `prompts`; results in their order."""
+        each = list(params) if isinstance(params, Sequence) else [params] * len(prompts)
+        if len(each) != len(prompts):
+            raise ValueError(f"{len(prompts)} prompts but {len(each)} sampling parameters; give one for all, or one each")
+        requests = [self.add(p, s) for p, s in zip(prompts, each, strict=True)]
+        while any(not r.is_finished for r in requests):
+            self.step()
+        return [self._outputs.pop(r.id).completion() for r in requests]
+
+    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[str]:
+        """Text of the completion, piece by piece as it becomes certain. Closing the iterator cancels the request."""
+        request = self.add(prompt, params)
+        output = self._outputs[request.id]
+        try:
+            while not request.is_finished:
+                self.step()
+                if piece := output.take():
+                    yield piece
+            if piece := output.take():
+                yield piece
+        finally:
+            self.cancel(request.id)
+            self.forget(request.id)
+
+    def score(self, token_ids: Sequence[int]) -> torch.Tensor:
+        """Logits [T, vocab] of the model, techniques on, at every position of `token_ids`. Only while nothing runs."""
+        assert not self.has_work, "scoring needs an idle engine"
+        self._check_vocabulary(token_ids)
+        blocks = self.scheduler.blocks
+        need = blocks.blocks_for(len(token_ids))
+        if need > blocks.num_blocks:
+            raise ValueError(f"{len(token_ids)} tokens do not fit into a cache of {blocks.num_slots}: score fewer")
+        blocks.forget_cached()
+        chunk = self.scheduler.config.max_num_batched_tokens
+        return self.runner.score(token_ids, range(need), chunk)
+
+    def check_techniques(self) -> None:
+        """NotReachedError where a technique is on and nothing went through it."""
+        for active in self.actives:
+            active.check_reached()
+
+    # --- parts of a step ----------------------------------------------------------------------------------------------
+
+    def _propose(self) -> None:
+        drafter: object = self.drafter or self._modelled_drafter
+        if drafter is None:
+            return
+        limit = self.scheduler.config.max_num_batched_tokens
+        for request in self.scheduler.running:
+            if not request.in_flight and not request.is_prefilling and not request.num_drafts:
+                drafts = drafter.propose(request, limit)  # type: ignore[attr-defined]
+                if drafts:
+                    request.set_drafts(drafts)
+
+    def _launch(self, batch: Batch) -> None:
+        start = self.clock.now()
+        result = self.runner.run(batch)
+        done = self._charge(result.cost, start)
+        self.totals.prompt_tokens += batch.num_prefill_tokens
+        if self.trace is not None:
+            record = StepRecord(start, result.cost.seconds, batch.num_prefill_tokens, batch.num_decode_tokens, batch.num_seqs)
+            self.trace.append(record)
+        self._flights.append(_Flight(done, batch, result))
+
+    def _charge(self, cost: StepCost, start: float) -> float:
+        """Account for a step that starts now; returns when it is done. Steps overlap stage by stage in a pipeline."""
+        totals = self.totals
+        totals.steps += 1
+        totals.busy_seconds += cost.seconds
+        totals.joules = None if cost.joules is None or totals.joules is None else totals.joules + cost.joules
+        if not isinstance(self.clock, VirtualClock):
+            return self.clock.now()
+        if len(self._stage_free) < len(cost.stages):
+            self._stage_free = [0.0] * len(cost.stages)
+            totals.stage_seconds = [0.0] * len(cost.stages)
+        moment = start
+        for stage, seconds in enumerate(cost.stages):
+            moment = max(moment, self._stage_free[stage]) + seconds
+            self._stage_free[stage] = moment
+            totals.stage_seconds[stage] += seconds
+        return moment
+
+    def _land(self, now: float) -> None:
+        """Take in the results of the batches that are done."""
+        while self._flights and self._flights[0].done <= now:
+            _, batch, result = self._flights.popleft()
+            moment = self.clock.now()
+            before = [e.request.num_output_tokens for e in batch.entries] if result.tokens is not None else []
+            drafted = [(e.request, e.num_drafts) for e in batch.entries if e.num_drafts]
+            if result.tokens is not None:
+                ended = self.scheduler.update(batch, result.tokens, moment)
+                self._collect(batch, result, before)
+            else:
+                ended = self.scheduler.update_counts(batch, result.counts, moment)
+            if self.drafter is not None and drafted and result.tokens is not None:
+                for entry, tokens in zip(batch.entries, result.tokens, strict=True):
+                    if entry.num_drafts:
+                        self.drafter.observe(entry.request, entry.num_drafts, len(tokens) - 1)
+            for request in ended:
+                self._retire(request)
+
+    def _collect(self, batch: Batch, result: StepResult, before: list[int]) -> None:
+        """Hand new tokens to the outputs; end requests whose text met a stop string."""
+        assert result.tokens is not None
+        for i, entry in enumerate(batch.entries):
+            request = entry.request
+            new = request.num_output_tokens - before[i]
+            if new and self._outputs[request.id].extend(new, result.logprobs[i][:new]) and not request.is_finished:
+                self._finish(request.id, "stop")
+
+    def _finish(self, id: str | int, reason: str) -> bool:
+        request = self.scheduler.requests.get(id)
+        if request is None:
+            return False
+        ended = self.scheduler.finish(id, reason, self.clock.now())  # type: ignore[arg-type]
+        if request.is_finished:
+            self._retire(request)
+        return ended
+
+    def _retire(self, request: Request) -> None:
+        self.runner.release(request)
+        for drafter in (self.drafter, self._modelled_drafter):
+            if drafter is not None:
+                drafter.forget(request)
+        self.totals.output_tokens += request.num_output_tokens
+        self._outputs[request.id].close()
+        self._ended.append(request)
+
+    def _release(self, batch: Batch) -> None:
+        """Rows of requests that the scheduler has thrown out of memory."""
+        for request in batch.preempted:
+            self.runner.release(request)
+        for request in batch.finished:
+            self._retire(request)
+
+    def _take_ended(self) -> list[Request]:
+        ended, self._ended = self._ended, []
+        return ended
+
+    def _filter_prompt(self, request: Request) -> None:
+        """Run the filter pass on one prompt as a step of its own, then let the request go on with what was kept."""
+        assert self._filter is not None
+        prompt = request.prompt_ids
+        length = request.num_prompt_tokens
+        step = StepInput([Span(length, length)], length, 0)
+        if self.device.real:
+            assert prompt is not None
+            step.token_ids = torch.tensor(list(prompt), device=self.runner.where)
+            step.positions = torch.arange(length, device=self.runner.where)
+        start = self.clock.now()
+        self.device.begin_step()
+        with torch.inference_mode():
+            kept = self._filter.select(self.runner.model, self.device, step)
+        self.clock.wait_until(self._charge(self.device.end_step(), start))
+        self.totals.filtered_prompts += 1
+        if kept is None:
+            request.replace_context(self._filter.kept(length))
+        else:
+            assert prompt is not None
+            request.replace_context([prompt[i] for i in kept.tolist()])
+        request.share_prefix = False
+        request.first_scheduled_time = start
+        self.scheduler.add(request)
+
+    # --- prompts ------------------------------------------------------------------------------------------------------
+
+    def _encode(self, prompt: Prompt) -> Sequence[int] | int:
+        if not isinstance(prompt, str):
+            return prompt
+        if self.tokenizer is None:
+            raise ValueError("this model has no tokenizer: give token ids instead of text")
+        return self.tokenizer.encode(prompt)
+
+    def _check_vocabulary(self, ids: Sequence[int] | int) -> None:
+        if isinstance(ids, int):
+            return
+        vocab = self.runner.model.spec.vocab_size
+        if ids and not (0 <= min(ids) and max(ids) < vocab):
+            raise ValueError(f"token ids must lie in 0 … {vocab - 1}; given {min(ids)} … {max(ids)}")

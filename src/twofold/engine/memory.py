@@ -1,0 +1,80 @@
+"""What a deployment holds in a device's memory, counted before anything is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from twofold.models.transformer import Transformer
+from twofold.models.weights import ACT_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """Bytes per device by part. cache = num_blocks blocks and the per-sequence stores of max_seqs sequences."""
+
+    capacity: int
+    weights: int
+    cache: int
+    activations: int
+    num_blocks: int
+
+    @property
+    def total(self) -> int:
+        """Bytes in use when every block is."""
+        return self.weights + self.cache + self.activations
+
+    def table(self) -> str:
+        """The breakdown in words, in GB (1e9 bytes)."""
+        parts = {"weights": self.weights, "cache": self.cache, "activations": self.activations}
+        lines = [f"{name} {size / 1e9:.2f} GB" for name, size in parts.items()]
+        return f"{', '.join(lines)}; total {self.total / 1e9:.2f} GB of {self.capacity / 1e9:.2f} GB"
+
+
+class DoesNotFitError(ValueError):
+    """A plan needs more memory than its device has."""
+
+
+def activation_bytes(model: Transformer, max_tokens: int, max_logits: int) -> int:
+    """Largest live set of a step: the residual stream and its sum, the widest sublayer's input and output, the logits."""
+    spec, act, tp = model.spec, ACT_BYTES[model.precision], model.parallel.tp
+    attention = (spec.q_dim + 2 * spec.kv_dim) // tp + spec.q_dim // tp
+    mlp = (3 if spec.gated else 2) * spec.ffn_hidden // tp
+    if spec.experts is not None:
+        e = spec.experts
+        mlp = max(mlp if e.first_dense else 0, 3 * (e.active * e.hidden + e.shared_hidden) // tp)
+    widest = max(attention, mlp)
+    return max_tokens * (3 * spec.hidden + widest) * act + max_logits * (spec.vocab_size // tp) * 4
+
+
+def plan_memory(
+    model: Transformer,
+    capacity: int,
+    *,
+    block_size: int,
+    max_seqs: int,
+    max_tokens: int,
+    max_cache_tokens: int,
+    min_cache_tokens: int,
+    num_blocks: int | None = None,
+) -> MemoryPlan:
+    """Blocks that fit beside weights and activations in `capacity` bytes, at most `max_cache_tokens` of them.
+
+    DoesNotFitError with the breakdown where not even `min_cache_tokens` fit.
+    """
+    weights = model.weight_bytes()
+    activations = activation_bytes(model, max_tokens, max_seqs)
+    stages = len(model.stages)
+    per_block = sum(cache.block_bytes() for cache in model.caches)
+    per_seq = sum(cache.sequence_bytes() for cache in model.caches)
+    # Each stage holds the cache of its own layers; stages are nearly even.
+    per_block, per_seq = -(-per_block // stages), -(-per_seq // stages)
+    left = capacity - weights - activations - max_seqs * per_seq
+    wanted = -(-max_cache_tokens // block_size)
+    least = -(-min_cache_tokens // block_size)
+    fits = left // per_block if per_block else wanted
+    count = num_blocks if num_blocks is not None else max(0, min(wanted, fits))
+    needed = num_blocks if num_blocks is not None else least
+    plan = MemoryPlan(capacity, weights, max(count, needed) * per_block + max_seqs * per_seq, activations, count)
+    if needed > fits or left < 0:
+        raise DoesNotFitError(plan.table())
+    return plan

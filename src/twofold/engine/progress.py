@@ -1,0 +1,156 @@
+"""Progress: what the results of a step do to its requests: tokens appended, drafts rolled back, ends
+detected."""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Sequence
+
+from twofold.engine.batch import Batch
+from twofold.engine.queues import RUNNING, RequestQueues, by_order
+from twofold.engine.request import FinishReason, Request, RequestStatus
+
+
+class Progress(RequestQueues):
+    """The half of the scheduler that follows a step; `Scheduler` adds the half that decides one."""
+
+    def update(self, batch: Batch, sampled: Sequence[Sequence[int]], now: float) -> list[Request]:
+        """Take in the results of a batch: for each entry the tokens it yielded (accepted drafts, then one new
+        token), none where it does not sample. Tokens behind a stop token or a limit are dropped. Returns the
+        requests that ended."""
+        return self._take_in(batch, sampled, None, now)
+
+    def update_counts(self, batch: Batch, counts: Sequence[int] | None, now: float) -> list[Request]:
+        """The same where ids are unknown: how many tokens each entry yielded (None: one for each that
+        samples)."""
+        return self._take_in(batch, None, counts, now)
+
+    def _take_in(
+        self, batch: Batch, sampled: Sequence[Sequence[int]] | None, counts: Sequence[int] | None, now: float
+    ) -> list[Request]:
+        ended: list[Request] = []
+        if not batch.entries:
+            return ended
+        flown = self._in_flight.pop(batch.step, None)
+        assert flown is batch, f"{batch!r} is not in flight"
+        results = sampled if sampled is not None else counts
+        assert results is None or len(results) == len(batch.entries), f"{len(results)} results for {batch!r}"
+        blocks = self.blocks
+        max_slots, max_context = blocks.num_slots, self._max_context
+        for index, entry in enumerate(batch.entries):
+            request = entry.request
+            request.in_flight = False
+            if request._pending_finish is not None:
+                self._end(request, request._pending_finish, now)
+                ended.append(request)
+                continue
+            if request._pending_context is not None:
+                assert results is None or not results[index], f"{entry!r}: its context has been replaced"
+                self._restart(request, request._pending_context)
+                continue
+            num = entry.num_tokens
+            if not entry.samples:
+                assert results is None or not results[index], f"{entry!r} yields no tokens"
+                request.num_computed += num
+                request.num_slots += num
+                if request.num_computed >= request._boundary:
+                    blocks.register(request)
+                continue
+            reason: FinishReason | None = None
+            drafts = entry.num_drafts
+            if sampled is None:
+                yielded = 1 if counts is None else counts[index]
+                kept = min(yielded, request.max_tokens - request.num_output_tokens)
+                request.num_output_tokens += kept
+            else:
+                ids = sampled[index]
+                yielded = len(ids)
+                kept, reason = self._append(request, ids)
+            assert 1 <= yielded <= 1 + drafts, f"{yielded} tokens from {entry!r}"
+            request.num_tokens += kept
+            if drafts:
+                request.num_drafted += drafts
+                request.num_accepted += yielded - 1
+                request.forget_drafts()
+                num -= drafts - kept + 1
+            request.num_computed += num
+            request.num_slots += num
+            if drafts:
+                blocks.trim(request, request.num_slots)
+            if request.num_computed >= request._boundary:
+                blocks.register(request)
+            if request.first_token_time is None:
+                request.first_token_time = now
+            request.last_token_time = now
+            if request.token_times is not None:
+                request.token_times += [now] * kept
+            if entry.is_prefill:
+                self._prefilling.remove(request)
+                insort(self._decoding, request, key=by_order)
+            if reason is None:
+                if request.num_output_tokens >= request.max_tokens or request.num_tokens >= max_context:
+                    reason = "length"
+                elif request.num_slots >= max_slots:
+                    reason = "capacity"
+                else:
+                    continue
+            self._end(request, reason, now)
+            ended.append(request)
+        return ended
+
+    def _append(self, request: Request, ids: Sequence[int]) -> tuple[int, FinishReason | None]:
+        """Append output tokens up to a stop token or max_tokens. Returns how many, and "stop" where one was
+        met."""
+        output = request.output_ids
+        count = request.num_output_tokens
+        before = count
+        for token in ids:
+            output.append(token)
+            count += 1
+            if token in request.stop_ids and count >= request.min_tokens:
+                request.num_output_tokens = count
+                request.stop_token = token
+                return count - before, "stop"
+            if count >= request.max_tokens:
+                break
+        request.num_output_tokens = count
+        return count - before, None
+
+    # Techniques that change what is cached
+
+    def evict(self, request: Request, num_slots: int) -> None:
+        """A cache technique has moved what it keeps of the request into its first `num_slots` slots: free the
+        blocks behind. Between `update` and `schedule`; the request must not share blocks. Nothing to do where
+        it has ended."""
+        if request.status is RequestStatus.FINISHED:
+            return
+        in_use = request.in_flight or request.share_prefix or request.chain
+        assert not in_use, f"{request!r} is in use"
+        assert request.status is RUNNING, f"{request!r} holds no cache"
+        assert 0 < num_slots <= request.num_slots, f"{request!r} cannot keep {num_slots} slots"
+        request.num_slots = num_slots
+        self.blocks.trim(request, num_slots)
+
+    def replace_context(self, request: Request, context: Sequence[int] | int) -> None:
+        """Let the model see `context` (ids, or their number) instead of the prompt, before the first token is
+        generated. What is computed is dropped; of a batch in flight the result is ignored, and must be empty
+        for this request."""
+        in_use = request.num_output_tokens or request.is_finished
+        assert not in_use, f"{request!r}: too late"
+        self._check_fits(request.id, context if isinstance(context, int) else len(context))
+        if request.in_flight:
+            request._pending_context = context
+        else:
+            self._restart(request, context)
+
+    def _restart(self, request: Request, context: Sequence[int] | int) -> None:
+        request._pending_context = None
+        self.blocks.free(request)
+        request.forget_computed()
+        request.replace_context(context)
+        self._refused = None
+        if request.status is RequestStatus.SWAPPED:
+            request.status = RequestStatus.WAITING
+        elif request.status is RUNNING:
+            self.blocks.attach(request, self.blocks.match_prefix(request))
+            request.num_cached_tokens = request.num_computed

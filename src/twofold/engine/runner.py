@@ -1,0 +1,231 @@
+"""Runner: turns the scheduler's batch into a forward pass on the device, and logits into tokens.
+
+On a real device it builds the tensors; on a modelled one there are none, and whoever models the drafts says how many of
+them were right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from twofold.devices.base import Device, StepCost
+from twofold.engine.batch import Batch, Scheduled
+from twofold.engine.draft import ModelledDrafter
+from twofold.engine.request import Request
+from twofold.engine.sampler import SampledRow, TokenLogprobs
+from twofold.models.cache import CacheLayer, CacheSize
+from twofold.models.step import StepInput
+from twofold.models.transformer import Transformer
+from twofold.ops.attention import Span
+from twofold.ops.base import DEVICE, HOST
+from twofold.ops.elementwise import Sample
+from twofold.ops.movement import Copy
+
+
+@dataclass(slots=True)
+class StepResult:
+    """What a step yielded per entry of its batch: token ids (real) or their number (modelled), and log-probabilities."""
+
+    cost: StepCost
+    tokens: list[list[int]] | None = None
+    counts: list[int] | None = None
+    logprobs: list[list[TokenLogprobs | None]] = field(default_factory=list)
+
+
+class Runner:
+    """Executes batches.
+
+    allocates the caches on a real device; gives every running request a row in the per-sequence stores.
+    """
+
+    def __init__(
+        self,
+        model: Transformer,
+        device: Device,
+        size: CacheSize,
+        *,
+        num_host_blocks: int = 0,
+        drafts: ModelledDrafter | None = None,
+    ) -> None:
+        self.model = model
+        self.device = device
+        self.size = size
+        self.drafts = drafts
+        self.caches: list[CacheLayer] = model.caches
+        self.block_bytes = sum(cache.block_bytes() for cache in self.caches)
+        self._free_rows = list(range(size.max_seqs - 1, -1, -1))
+        self._rows: dict[str | int, int] = {}
+        self._host: list[dict[str, torch.Tensor]] = []
+        self._committing = [c for c in self.caches if type(c).commit is not CacheLayer.commit]
+        if device.real:
+            self.where: torch.device = device.where  # type: ignore[attr-defined]
+            for cache in self.caches:
+                cache.allocate(size, self.where)
+                if num_host_blocks:
+                    shapes = {name: (num_host_blocks, *t.shape[1:]) for name, t in cache.tensors.items()}
+                    self._host.append({n: torch.empty(s, dtype=cache.tensors[n].dtype) for n, s in shapes.items()})
+            self._offsets = torch.arange(size.block_size, device=self.where)
+
+    # --- a step -------------------------------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def run(self, batch: Batch) -> StepResult:
+        """Execute `batch`: its copies, the forward pass, the choice of tokens."""
+        device = self.device
+        device.begin_step()
+        self._swap(batch)
+        if not batch.entries:
+            return StepResult(device.end_step(), [] if device.real else None, None if device.real else [])
+        if not device.real:
+            step = self._shape(batch)
+            self.model.forward(step, device)
+            if step.num_logits:
+                device.execute(Sample(step.num_logits, self.model.spec.vocab_size))
+            return StepResult(device.end_step(), counts=self._judge(batch))
+        step = self._tensors(batch)
+        logits = self.model.forward(step, device)
+        tokens: list[int] = []
+        logprobs: list[TokenLogprobs | None] = []
+        if logits is not None:
+            rows = [SampledRow(e.request, j) for e in batch.entries if e.samples for j in range(e.num_drafts + 1)]
+            tokens, logprobs = device.execute(Sample(len(rows), logits.shape[-1]), logits, rows)
+        result = self._verify(batch, tokens, logprobs)
+        result.cost = device.end_step()
+        return result
+
+    @torch.inference_mode()
+    def score(self, token_ids: Sequence[int], table: Sequence[int], chunk: int) -> torch.Tensor:
+        """Logits [T, vocab] of every position of one sequence, computed in chunks through the cache blocks `table`."""
+        row = self._free_rows[-1]
+        parts = []
+        for start in range(0, len(token_ids), chunk):
+            ids = token_ids[start : start + chunk]
+            end = start + len(ids)
+            slots = self._slots(table, end)
+            self.device.begin_step()
+            step = StepInput(
+                [Span(len(ids), end)],
+                len(ids),
+                len(ids),
+                torch.tensor(ids, device=self.where),
+                torch.arange(start, end, device=self.where),
+                slots[start:end],
+                [slots],
+                [row],
+            )
+            logits = self.model.forward(step, self.device)
+            assert logits is not None
+            parts.append(logits)
+            for cache in self._committing:
+                cache.commit(row, end, 0)
+            self.device.end_step()
+        for cache in self._committing:
+            cache.release(row)
+        return torch.cat(parts)
+
+    def release(self, request: Request) -> None:
+        """`request` holds no device blocks any more: its row is free."""
+        row = self._rows.pop(request.id, None)
+        if row is not None:
+            for cache in self._committing:
+                cache.release(row)
+            self._free_rows.append(row)
+
+    # --- modelled -----------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _shape(batch: Batch) -> StepInput:
+        spans = [Span(e.num_tokens, e.slot + e.num_tokens) for e in batch.entries]
+        logits = sum([1 + e.num_drafts for e in batch.entries if e.samples])
+        return StepInput(spans, batch.num_tokens, logits)
+
+    def _judge(self, batch: Batch) -> list[int]:
+        judge = self.drafts.judge if self.drafts is not None else None
+        if judge is None:
+            return [1 if e.samples else 0 for e in batch.entries]
+        return [1 + judge(e.request, e.num_drafts) if e.samples else 0 for e in batch.entries]
+
+    # --- real ---------------------------------------------------------------------------------------------------------
+
+    def _slots(self, table: Sequence[int], count: int) -> torch.Tensor:
+        """Flat cache slots 0 … count - 1 of a block table."""
+        blocks = torch.tensor(table, device=self.where)
+        return (blocks[:, None] * self.size.block_size + self._offsets).flatten()[:count]
+
+    def _tensors(self, batch: Batch) -> StepInput:
+        ids: list[int] = []
+        positions: list[int] = []
+        spans: list[Span] = []
+        new_slots, tables, rows, wanted = [], [], [], []
+        for e in batch.entries:
+            first = len(ids)
+            ids += e.tokens()
+            positions += range(e.start, e.start + e.num_tokens)
+            spans.append(Span(e.num_tokens, e.num_keys))
+            slots = self._slots(e.request.block_table, e.num_keys)
+            tables.append(slots)
+            new_slots.append(slots[e.slot :])
+            rows.append(self._row(e.request))
+            if e.samples:
+                last = first + e.num_tokens
+                wanted += range(last - 1 - e.num_drafts, last)
+        where = self.where
+        return StepInput(
+            spans,
+            len(ids),
+            len(wanted),
+            torch.tensor(ids, device=where),
+            torch.tensor(positions, device=where),
+            torch.cat(new_slots),
+            tables,
+            rows,
+            torch.tensor(wanted, device=where),
+        )
+
+    def _row(self, request: Request) -> int:
+        row = self._rows.get(request.id)
+        if row is None:
+            row = self._rows[request.id] = self._free_rows.pop()
+        return row
+
+    def _verify(
+        self, batch: Batch, tokens: list[int], logprobs: list[TokenLogprobs | None]
+    ) -> StepResult:
+        """Per entry, the drafts that equal the model's own choice, then that choice."""
+        out: list[list[int]] = []
+        probs: list[list[TokenLogprobs | None]] = []
+        at = 0
+        for e in batch.entries:
+            if not e.samples:
+                out.append([])
+                probs.append([])
+                self._commit(e, 0)
+                continue
+            chosen = tokens[at : at + e.num_drafts + 1]
+            right = 0
+            while right < e.num_drafts and e.request.draft_ids[right] == chosen[right]:
+                right += 1
+            out.append(chosen[: right + 1])
+            probs.append(logprobs[at : at + right + 1])
+            at += e.num_drafts + 1
+            self._commit(e, e.num_drafts - right)
+        return StepResult(StepCost(), out, None, probs)
+
+    def _commit(self, entry: Scheduled, void: int) -> None:
+        for cache in self._committing:
+            cache.commit(self._rows[entry.request.id], entry.num_keys - void, void)
+
+    def _swap(self, batch: Batch) -> None:
+        for pairs, out in ((batch.swap_out, True), (batch.swap_in, False)):
+            if not pairs:
+                continue
+            source, target = (DEVICE, HOST) if out else (HOST, DEVICE)
+            op = Copy(len(pairs) * self.block_bytes, source, target)
+            self.device.execute(op, lambda pairs=pairs, out=out: self._copy(pairs, out=out))
+
+    def _copy(self, pairs: list[tuple[int, int]], *, out: bool) -> None:
+        for cache, host in zip(self.caches, self._host, strict=True):
+            cache.copy_blocks(pairs, host, out=out)

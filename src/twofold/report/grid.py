@@ -1,0 +1,227 @@
+"""What the tables say, before anybody decides how they look: the terminal, Markdown and HTML print the same cells."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from twofold.report import units
+from twofold.report.comparison import Comparison, Row
+from twofold.report.schema import Figure, Quality, Result
+
+Align = Literal["left", "right"]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column: its heading and where its cells align. `unit` is printed small under the heading."""
+
+    heading: str
+    unit: str = ""
+    align: Align = "right"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A row of a table. `span` replaces all cells after the first by one sentence."""
+
+    cells: tuple[str, ...]
+    span: str | None = None
+    strong: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """A table: title, columns, lines, notes that explain the columns."""
+
+    title: str
+    columns: tuple[Column, ...]
+    lines: tuple[Line, ...]
+    notes: tuple[str, ...] = field(default=())
+
+
+def speedup(row: Row, baseline: Row, device: str | None = None) -> float | None:
+    """Generated tokens per second over the baseline's: measured here, or predicted on `device`. None where either is
+    unknown."""
+    ours, base = (
+        (r.measured if device is None else r.predicted_elsewhere.get(device)) for r in (row, baseline)
+    )  # fmt: skip
+    if not (ours and base and ours.tokens_per_s and base.tokens_per_s and base.tokens_per_s.mid):
+        return None
+    return ours.tokens_per_s.mid / base.tokens_per_s.mid
+
+
+def measured(comparison: Comparison) -> Grid | None:
+    """What was measured on this machine: speed, memory by part, achieved bandwidth and FLOP/s. None if nothing was."""
+    rows = comparison.all_rows
+    if not any(r.measured for r in rows):
+        return None
+    energy = any(r.measured and r.measured.energy_per_token for r in rows)
+    columns = [
+        _NAME, Column("TTFT"), Column("TPOT"), Column("speed", "token/s"), Column("", "vs. base"),
+        Column("weights"), Column("cache"), Column("total"), Column("read+write", "GB/s"), Column("compute", "GFLOP/s"),
+    ]  # fmt: skip
+    if energy:
+        columns.append(Column("energy", "per token"))
+
+    def cells(row: Row) -> tuple[str, ...]:
+        r = row.measured
+        if r is None:
+            return (units.UNKNOWN,) * (len(columns) - 1)
+        gain = speedup(row, comparison.baseline)
+        texts = [
+            units.middle(r.ttft), units.middle(r.tpot), units.middle(r.tokens_per_s, bare=True),
+            units.UNKNOWN if gain is None else units.ratio(gain),
+            units.middle(r.memory.weights), units.middle(r.memory.cache), units.middle(r.memory.total),
+            units.middle(r.achieved_gb_s, bare=True), units.middle(r.achieved_gflop_s, bare=True),
+        ]  # fmt: skip
+        return tuple(texts + ([units.middle(r.energy_per_token)] if energy else []))
+
+    notes = _missing_notes([r.measured for r in rows if r.measured])
+    return Grid(f"Measured on {comparison.device}", tuple(columns), _lines(rows, cells), tuple(notes))
+
+
+def quality(comparison: Comparison) -> Grid | None:
+    """How far each row's output is from the unmodified model's. None if no quality was measured."""
+    rows = [r for r in comparison.all_rows if r.measured and r.measured.quality]
+    if not rows:
+        return None
+    lengths = sorted({n for r in rows for n in _quality(r).passkey})
+    columns = (
+        _NAME, Column("KL", "nat/token"), Column("top-1", "agreement"), Column("perplexity"), Column("", "vs. base"),
+        *(Column("" if i else "passkey", f"at {n:,}") for i, n in enumerate(lengths)),
+    )  # fmt: skip
+
+    def cells(row: Row) -> tuple[str, ...]:
+        q = _quality(row)
+        change = (
+            units.UNKNOWN
+            if not (q.perplexity and q.perplexity_baseline and q.perplexity_baseline.mid)
+            else f"{(q.perplexity.mid / q.perplexity_baseline.mid - 1) * 100:+.1f} %"
+        )
+        return (
+            units.middle(q.kl_divergence, bare=True),
+            _share(q.top1_agreement),
+            units.middle(q.perplexity, bare=True),
+            change,
+            *(_share(q.passkey.get(n)) for n in lengths),
+        )
+
+    measured_rows = {id(r) for r in rows}
+    without = [r.label for r in comparison.all_rows if r.refused is None and id(r) not in measured_rows]
+    tokens = sorted({_quality(r).tokens for r in rows})
+    sources = sorted({_quality(r).source for r in rows if _quality(r).source})
+    notes = [f"on {' / '.join(f'{n:,}' for n in tokens)} tokens" + (f" of {', '.join(sources)}" if sources else "")]
+    notes += ["passkey: share of keys retrieved from prompts of that many tokens"] if lengths else []
+    notes += [f"quality not measured: {', '.join(without)}"] if without else []
+    return Grid("Quality against the unmodified model", columns, _lines(rows, cells), tuple(notes))
+
+
+def predicted_here(comparison: Comparison) -> Grid | None:
+    """The predictions for this machine, each with its error. None if there are none."""
+    rows = comparison.all_rows
+    if not any(r.predicted_here for r in rows):
+        return None
+    names = (("ttft", "TTFT"), ("tpot", "TPOT"), ("tokens_per_s", "speed"))
+    columns = [_NAME]
+    for name, heading in names:
+        columns += [Column(heading, "token/s" if name == "tokens_per_s" else "predicted"), Column("", "error")]
+
+    def cells(row: Row) -> tuple[str, ...]:
+        texts = []
+        for name, _ in names:
+            predicted = row.predicted_here.figure(name) if row.predicted_here else None
+            error = row.errors.get(name)
+            texts += [
+                units.middle(predicted, bare=True),
+                units.UNKNOWN if error is None else units.signed_percent(error),
+            ]
+        return tuple(texts)
+
+    found = {name: comparison.median_error(name) for name, _ in names}
+    medians = [f"{heading} {found[name]:.0%}" for name, heading in names if found[name] is not None]
+    notes = [f"confidence: {_confidences([r.predicted_here for r in rows if r.predicted_here])}"]
+    notes += [f"median absolute error: {', '.join(m.replace('%', ' %') for m in medians)}"] if medians else []
+    return Grid(f"Predicted on {comparison.device}", tuple(columns), _lines(rows, cells), tuple(notes))
+
+
+def predicted_elsewhere(comparison: Comparison) -> Grid | None:
+    """The predictions for the other devices: tokens/s, and how it compares with that device's own baseline. None if
+    there are none."""
+    rows, devices = comparison.all_rows, comparison.devices
+    if not devices:
+        return None
+    columns = [_NAME]
+    for device in devices:
+        columns += [Column(device, "token/s"), Column("", "vs. base")]
+    refusals: dict[str, list[str]] = {}
+
+    def cells(row: Row) -> tuple[str, ...]:
+        texts: list[str] = []
+        for device in devices:
+            if device in row.refused_elsewhere:
+                refusals.setdefault(f"{device} refuses {{}}: {row.refused_elsewhere[device]}", []).append(row.label)
+                texts += ["refused", ""]
+                continue
+            result = row.predicted_elsewhere.get(device)
+            gain = speedup(row, comparison.baseline, device)
+            texts += [
+                units.middle(result.tokens_per_s if result else None, bare=True),
+                units.UNKNOWN if gain is None else units.ratio(gain),
+            ]
+        return tuple(texts)
+
+    lines = _lines(rows, cells)
+    labels: dict[str, list[str]] = {}
+    for device in devices:
+        found = _confidences([r.predicted_elsewhere[device] for r in rows if device in r.predicted_elsewhere])
+        labels.setdefault(found or "none", []).append(device)
+    notes = ["confidence: " + "; ".join(f"{found}: {', '.join(on)}" for found, on in labels.items())]
+    notes += [text.format(", ".join(who)) for text, who in refusals.items()]
+    return Grid("Predicted on other devices", tuple(columns), lines, tuple(notes))
+
+
+def all_grids(comparison: Comparison) -> list[Grid]:
+    """Every table that has something to say, in reading order."""
+    made = (measured(comparison), quality(comparison), predicted_here(comparison), predicted_elsewhere(comparison))
+    grids = [grid for grid in made if grid is not None]
+    for index in range(1, len(grids)):  # a reason for a refusal is worth reading once
+        grids[index] = replace(grids[index], lines=tuple(x for x in grids[index].lines if x.span is None))
+    return grids
+
+
+_NAME = Column("technique", align="left")
+
+
+def _lines(rows: list[Row], cells: object) -> tuple[Line, ...]:
+    """One line per row; the first (the baseline) is strong; a refused row says why instead of its cells."""
+    assert callable(cells)
+    return tuple(
+        Line((row.label,), span=f"refused: {row.refused}")
+        if row.refused is not None
+        else Line((row.label, *cells(row)), strong=index == 0)
+        for index, row in enumerate(rows)
+    )
+
+
+def _share(value: Figure | None) -> str:
+    return units.UNKNOWN if value is None else units.percent(value.mid)
+
+
+def _quality(row: Row) -> Quality:
+    assert row.measured is not None and row.measured.quality is not None
+    return row.measured.quality
+
+
+def _confidences(results: list[Result]) -> str:
+    return ", ".join(sorted({r.confidence for r in results}))
+
+
+def _missing_notes(results: list[Result]) -> list[str]:
+    """Why figures are unknown, each reason once."""
+    reasons: dict[str, dict[str, None]] = {}
+    for result in results:
+        for name, why in result.missing.items():
+            if name != "quality":
+                reasons.setdefault(why, {})[name] = None
+    return [f"no {', '.join(names).replace('_', ' ')}: {why}" for why, names in reasons.items()]

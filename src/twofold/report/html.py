@@ -1,0 +1,112 @@
+"""The report as one HTML file that needs nothing else: tables, plots, and what lies behind the numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
+
+from twofold.report import units
+from twofold.report.comparison import Comparison, Row
+from twofold.report.grid import Grid, all_grids, speedup
+from twofold.report.pictures import pictures
+from twofold.report.schema import Result
+
+
+def render(comparison: Comparison) -> str:
+    """A complete HTML page for a comparison."""
+    environment = Environment(
+        loader=PackageLoader("twofold.report"),
+        autoescape=select_autoescape(),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["heading_groups"] = heading_groups
+    environment.filters["value"] = _value
+    drawn = [picture._replace(svg=Markup(picture.svg)) for picture in pictures(comparison)]
+    return environment.get_template("report.html").render(
+        comparison=comparison,
+        summary=summary(comparison),
+        grids=all_grids(comparison),
+        pictures=drawn,
+        confidences=sorted({r.confidence for r in comparison.results}),
+        host=_reference(comparison).host if comparison.results else None,
+        rows=[(row, shown) for row in comparison.all_rows if (shown := row.measured or row.predicted_here)],
+        derived=_reference(comparison).derived if comparison.results else {},
+    )
+
+
+def render_result(result: Result) -> str:
+    """A complete HTML page for one result."""
+    return render(Comparison.single(result))
+
+
+def write(comparison: Comparison, path: Path) -> None:
+    """Write the page to `path`; ValueError if that cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(render(comparison), encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"cannot write the report to {path}: {error.strerror}") from error
+
+
+def summary(comparison: Comparison) -> list[str]:
+    """What a hurried reader should know, in at most four sentences, each only where the numbers carry it."""
+    base, said = comparison.baseline, []
+    gains = {row.label: gain for row in comparison.rows if (gain := speedup(row, base)) is not None}
+    if gains:
+        best = max(gains, key=lambda label: gains[label])
+        if gains[best] > 1:
+            said.append(f"Fastest on {comparison.device}: {best}, {units.ratio(gains[best])} the baseline's token/s.")
+        else:
+            said.append(f"No row is faster than the baseline on {comparison.device}.")
+        exact = {row.label: gains[row.label] for row in comparison.rows if row.label in gains and _unchanged(row)}
+        lossless = max(exact, key=lambda label: exact[label], default=None)
+        if lossless is not None and lossless != best and exact[lossless] > 1:
+            said.append(f"Fastest without a measured change of the output: {lossless}, {units.ratio(exact[lossless])}.")
+    totals = {row.label: row.measured.memory.total.mid for row in comparison.all_rows if row.measured}
+    if len(totals) > 1 and base.label in totals:
+        least = min(totals, key=lambda label: totals[label])
+        if totals[least] < totals[base.label]:
+            said.append(
+                f"Least memory: {least}, {units.si(totals[least], 'B')} instead of {units.si(totals[base.label], 'B')}."
+            )
+    error = comparison.median_error("tpot")
+    if error is not None:
+        said.append(f"Predictions for {comparison.device} are off by {error * 100:.0f} % of TPOT in the median over rows.")
+    return said
+
+
+def heading_groups(grid: Grid) -> list[tuple[str, int]]:
+    """(heading, number of columns under it): a heading without text belongs to the one on its left."""
+    groups: list[tuple[str, int]] = []
+    for column in grid.columns:
+        if column.heading or not groups:
+            groups.append((column.heading, 1))
+        else:
+            groups[-1] = (groups[-1][0], groups[-1][1] + 1)
+    return groups
+
+
+def _unchanged(row: Row) -> bool:
+    """Whether quality was measured and shows no difference to the unmodified model."""
+    quality = row.measured.quality if row.measured else None
+    return quality is not None and quality.top1_agreement is not None and quality.top1_agreement.mid == 1
+
+
+def _reference(comparison: Comparison) -> Result:
+    """The result that speaks for the machine: the baseline's measurement, or the first there is."""
+    return comparison.baseline.measured or comparison.results[0]
+
+
+def _value(value: object) -> str:
+    """A counter, a behaviour or a derived default as text."""
+    if isinstance(value, bool) or value is None:
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return units.digits(value) if isinstance(value, float) and not value.is_integer() else f"{value:,.0f}"
+    if isinstance(value, list):
+        return ", ".join(_value(v) for v in value)
+    return str(value)

@@ -1,0 +1,187 @@
+"""Which plots a comparison is shown with, and the sentence under each: from results to the numbers that plots take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from twofold.report import plots
+from twofold.report.comparison import Comparison, Row
+from twofold.report.grid import speedup
+from twofold.report.plots import Bar, Group, Point
+from twofold.report.schema import Memory, OpShare, Result
+
+
+class Picture(NamedTuple):
+    """A plot with its title and a caption that says what to see."""
+
+    title: str
+    caption: str
+    svg: str
+
+
+def pictures(comparison: Comparison) -> list[Picture]:
+    """Every plot for which the comparison has the numbers, in reading order."""
+    makers = (_speed_quality, _memory, _latency, _roofline, _agreement, _speedups, _devices)
+    return [picture for make in makers for picture in make(comparison)]
+
+
+def _shown(row: Row) -> Result | None:
+    """What stands for a row: its measurement, or a prediction where nothing was measured."""
+    return row.measured or row.predicted_here or next(iter(row.predicted_elsewhere.values()), None)
+
+
+def _speed_quality(comparison: Comparison) -> Iterator[Picture]:
+    points = []
+    for row in comparison.rows:
+        gain = speedup(row, comparison.baseline)
+        quality = row.measured.quality if row.measured else None
+        if gain is not None and quality is not None and quality.kl_divergence is not None:
+            # Rounding can leave a KL divergence a hair below zero.
+            points.append(Point(row.label, max(0.0, quality.kl_divergence.mid), gain))
+    if points:
+        yield Picture(
+            "Speed against quality",
+            "Up is faster than the baseline (dashed), left is closer to the unmodified model. What stands at zero changes "
+            "nothing in the output.",
+            plots.speed_against_quality(points),
+        )
+
+
+def _memory(comparison: Comparison) -> Iterator[Picture]:
+    groups, capacity = [], None
+    for row in comparison.all_rows:
+        result = _shown(row)
+        if result is not None:
+            groups.append(Group(row.label, [Bar("", _parts(result.memory))]))
+            capacity = result.memory.capacity or capacity
+    if groups:
+        yield Picture(
+            "Memory by part",
+            "Counted bytes at the peak, per device; unaccounted is what the process grew by beyond them.",
+            plots.stacked(groups, "B", name="memory", title="Memory by part",
+                          limit=capacity.mid if capacity else None),
+        )  # fmt: skip
+
+
+def _parts(memory: Memory) -> dict[str, float]:
+    parts = {
+        name: getattr(memory, name).mid
+        for name in ("weights", "cache", "activations", "other")
+        if getattr(memory, name).mid
+    }
+    if memory.unaccounted is not None and memory.unaccounted.mid > 0:
+        parts["unaccounted"] = memory.unaccounted.mid
+    return parts
+
+
+def _latency(comparison: Comparison) -> Iterator[Picture]:
+    groups = []
+    for row in comparison.all_rows:
+        pair = ((row.measured, "measured", False), (row.predicted_here, "predicted", True))
+        bars = [
+            Bar(caption, {op.kind: op.seconds for op in result.breakdown}, faint)
+            for result, caption, faint in pair
+            if result is not None and any(op.seconds for op in result.breakdown)
+        ]
+        if bars:
+            groups.append(Group(row.label, bars))
+    if groups:
+        yield Picture(
+            "Time by kind of op",
+            "Where the seconds go, measured above predicted (paler): the parts should agree, not only the sums.",
+            plots.stacked(groups, "s", name="latency", title="Time by kind of op"),
+        )
+
+
+def _roofline(comparison: Comparison) -> Iterator[Picture]:
+    base = comparison.baseline
+    source = next(
+        (r for r in (base.measured, base.predicted_here) if r is not None and _points(r.breakdown)),
+        None,
+    )
+    roofs = next((r.ceilings for r in (base.measured, base.predicted_here) if r is not None and r.ceilings), None)
+    if source is None or roofs is None:
+        return
+    series = {f"ops of {base.label}": _points(source.breakdown)}
+    gains = {row.label: speedup(row, base) or 0.0 for row in comparison.rows}
+    fastest = max(comparison.rows, key=lambda row: gains[row.label], default=None)
+    same = fastest and (fastest.measured if source.kind == "run" else fastest.predicted_here)
+    if fastest is not None and same and _points(same.breakdown):
+        series[f"ops of {fastest.label}"] = _points(same.breakdown)
+    word = "Measured" if source.kind == "run" else "Predicted"
+    yield Picture(
+        "Roofline",
+        f"{word} ops under the ceilings of {comparison.device}"
+        + (f" ({roofs.source})" if roofs.source else "")
+        + ". On the slope memory is the limit, under the flat roof arithmetic is; the distance to the line is what "
+        "better kernels could gain.",
+        plots.roofline(series, roofs.gb_s, roofs.gflop_s),
+    )
+
+
+def _points(breakdown: list[OpShare]) -> list[Point]:
+    """Intensity and GFLOP/s of the kinds of op that do arithmetic, those with the most time first."""
+    ops = sorted(breakdown, key=lambda op: -op.seconds)
+    return [
+        Point(op.kind, op.flop / op.bytes, op.flop / op.seconds / 1e9)
+        for op in ops
+        if op.flop > 0 and op.bytes > 0 and op.seconds > 0
+    ]
+
+
+def _agreement(comparison: Comparison) -> Iterator[Picture]:
+    series: dict[str, list[Point]] = {}
+    for name, label in (("ttft", "TTFT"), ("tpot", "TPOT"), ("e2e", "end to end")):
+        for row in comparison.all_rows:
+            if row.measured is None or row.predicted_here is None:
+                continue
+            seen, told = row.measured.figure(name), row.predicted_here.figure(name)
+            if seen and told and seen.mid > 0 and told.mid > 0:
+                series.setdefault(label, []).append(Point(row.label, seen.mid, told.mid))
+    if series:
+        yield Picture(
+            "Predicted against measured",
+            "Every row's times on this machine. On the line the prediction is right; the band is ±25 %.",
+            plots.predicted_against_measured(series),
+        )
+
+
+def _gains(comparison: Comparison, row: Row) -> dict[str, float]:
+    """Speed-up by device: measured here (else predicted here), predicted elsewhere."""
+    gains = {comparison.device: speedup(row, comparison.baseline)}
+    gains |= {device: speedup(row, comparison.baseline, device) for device in comparison.devices}
+    return {device: gain for device, gain in gains.items() if gain is not None}
+
+
+def _speedups(comparison: Comparison) -> Iterator[Picture]:
+    rows = [(row.label, _gains(comparison, row)) for row in comparison.rows if row.refused is None]
+    rows = [(label, gains) for label, gains in rows if gains]
+    if rows and comparison.devices:
+        yield Picture(
+            "What each technique gains where",
+            f"{comparison.device} is measured, the others are predicted, each over its own baseline. A technique whose marks "
+            "lie far apart pays on one device and not on another.",
+            plots.device_speedups(rows),
+        )
+
+
+def _devices(comparison: Comparison) -> Iterator[Picture]:
+    found = []
+    for device in (comparison.device, *comparison.devices):
+        speeds = {}
+        for row in comparison.all_rows:
+            result = row.measured if device == comparison.device else row.predicted_elsewhere.get(device)
+            if result is not None and result.tokens_per_s is not None and result.tokens_per_s.mid > 0:
+                speeds[row.label] = result.tokens_per_s.mid
+        base = speeds.pop(comparison.baseline.label, None)
+        if base is not None and speeds:
+            best = max(speeds, key=lambda label: speeds[label])
+            found.append((device, base, speeds[best], best))
+    if len(found) > 1:
+        yield Picture(
+            "The same plan on other devices",
+            "From the baseline to the fastest row, on a logarithmic scale: the length of a line is what techniques give, "
+            "the distance between lines what hardware gives.",
+            plots.device_speed(found),
+        )

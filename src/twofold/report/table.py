@@ -1,0 +1,88 @@
+"""Tables for the terminal (rich) and for Markdown, from the same cells."""
+
+from __future__ import annotations
+
+import io
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from twofold.report import grid as grids
+from twofold.report.comparison import Comparison
+from twofold.report.grid import Grid
+from twofold.report.schema import Result
+
+
+def render(comparison: Comparison) -> RenderableType:
+    """The whole comparison for a rich console; made to be read at 100 columns and more."""
+    parts: list[RenderableType] = [Text(_heading(comparison), style="bold"), Text("")]
+    parts += [part for grid in grids.all_grids(comparison) for part in (render_grid(grid), Text(""))]
+    parts += [Text(f"note: {note}", style="dim") for note in comparison.notes]
+    return Group(*parts)
+
+
+def render_result(result: Result) -> RenderableType:
+    """One result, as a comparison with a single row."""
+    return render(Comparison.single(result))
+
+
+def render_grid(grid: Grid) -> RenderableType:
+    """One table with its notes for a rich console."""
+    table = Table(
+        title=grid.title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 0), pad_edge=False
+    )  # fmt: skip
+    for column in grid.columns:
+        heading = Text(column.heading)
+        if column.unit:
+            heading.append(f"\n{column.unit}", style="dim")
+        table.add_column(heading, justify=column.align, no_wrap=column.align == "right", overflow="fold",
+                         min_width=20 if column.align == "left" else None)  # fmt: skip
+    after: list[RenderableType] = []
+    for line in grid.lines:
+        if line.span is None:
+            table.add_row(*(Text(cell) for cell in line.cells), style="bold" if line.strong else "")
+        else:  # rich has no spanning cells; under the table the sentence has the whole width
+            after.append(Text(f"{line.cells[0]}: {line.span}", style="yellow"))
+    after += [Text(note, style="dim") for note in grid.notes]
+    return Group(table, *after)
+
+
+def to_text(comparison: Comparison, width: int = 120) -> str:
+    """The comparison as plain text, at most `width` columns wide."""
+    out = io.StringIO()
+    Console(file=out, width=width, color_system=None).print(render(comparison))
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+
+
+def to_markdown(comparison: Comparison) -> str:
+    """The comparison's tables in GitHub's Markdown, each under its title."""
+    return f"{_heading(comparison)}\n\n" + "\n".join(grid_to_markdown(g) for g in grids.all_grids(comparison))
+
+
+def grid_to_markdown(grid: Grid) -> str:
+    """One table in GitHub's Markdown, with its title in bold and its notes below."""
+    headings, group = [], ""
+    for column in grid.columns:
+        group = column.heading or group  # a heading without text belongs to the one on its left
+        headings.append(_escape(f"{group} ({column.unit})" if column.unit else group))
+    rows = ["| " + " | ".join(headings) + " |"]
+    rows.append("|" + "|".join(" --- " if c.align == "left" else " ---: " for c in grid.columns) + "|")
+    for line in grid.lines:
+        cells = [_escape(c) for c in line.cells]
+        if line.span is not None:
+            cells += [_escape(line.span)] + [""] * (len(grid.columns) - 2)
+        elif line.strong:
+            cells[0] = f"**{cells[0]}**"
+        rows.append("| " + " | ".join(cells) + " |")
+    notes = "".join(f"\n{_escape(note)}  " for note in grid.notes)
+    return f"**{_escape(grid.title)}**\n\n" + "\n".join(rows) + "\n" + (notes + "\n" if notes else "")
+
+
+def _heading(comparison: Comparison) -> str:
+    return f"{comparison.title}: {comparison.model} on {comparison.device}, {comparison.workload.summary}"
+
+
+def _escape(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")

@@ -1,0 +1,80 @@
+"""A weight matrix stored in a block format, perhaps rotated, its activations perhaps rounded likewise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from twofold.models.weights import Matrix
+from twofold.ops.base import Precision
+from twofold.techniques.weights.block_formats import BlockFormat
+from twofold.techniques.weights.hadamard import rotate, rotation_flop
+
+# Widths of the precisions of integer and of float matrix units, narrow to wide.
+_INTEGER: dict[Precision, int] = {"int4": 4, "int8": 8}
+_FLOAT: dict[Precision, int] = {"fp4": 4, "fp6": 6, "fp8": 8}
+
+
+class BlockMatrix(Matrix):
+    """Packed codes and scales; no float copy is kept.
+
+    rotation: size of the Hadamard blocks by which the stored matrix and the activations are rotated (0 = not
+    at all), so that `widen` returns the rotated matrix: multiply it with what `prepare` returns. activations:
+    the format to whose values activations are rounded before the product, or None.
+    """
+
+    def __init__(
+        self,
+        fmt: BlockFormat,
+        out_features: int,
+        in_features: int,
+        tensors: Mapping[str, torch.Tensor],
+        rotation: int = 0,
+        activations: BlockFormat | None = None,
+    ) -> None:
+        super().__init__(fmt.format, out_features, in_features, tensors)
+        self.block_format = fmt
+        self.rotation = rotation
+        self.activations = activations
+
+    def widen(self, dtype: torch.dtype) -> torch.Tensor:
+        """The stored (perhaps rotated) values, [out_features, in_features]; exact in float32."""
+        return self.block_format.decode(self.tensors, self.in_features).to(dtype)
+
+    def prepare(self, x: torch.Tensor) -> torch.Tensor:
+        """`x` [tokens, in_features] rotated as the weights are, then rounded to the activations' format."""
+        if not self.rotation and self.activations is None:
+            return x
+        y = x.float()
+        if self.rotation:
+            y = rotate(y, self.rotation)
+        if self.activations is not None:
+            # One second-level scale a token: a request's output must not depend on what it is batched with.
+            y = self.activations.round(y, per_row=True)
+        return y.to(x.dtype)
+
+    def compute(self, activations: Precision) -> Precision:
+        """The wider of both formats' precisions where one kind of unit takes both, else `activations`."""
+        if self.activations is None:
+            return activations
+        pair = [p for p in (self.format.matmul, self.activations.format.matmul) if p is not None]
+        for family in (_INTEGER, _FLOAT):
+            if len(pair) == 2 and all(p in family for p in pair):
+                return max(pair, key=family.__getitem__)
+        return activations
+
+    def vector_flop(self, tokens: int) -> int:
+        """Elementwise operations beside the product.
+
+        Weights: two each (code to value, scale), or, where a unit multiplies the codes themselves, two for
+        each block's partial sum (scale, add). Activations: the rotation, and four per element to round it
+        (magnitude, divide, round, multiply).
+        """
+        flop = tokens * rotation_flop(self.in_features, self.rotation) if self.rotation else 0
+        if self.activations is None:
+            return flop + 2 * self.out_features * self.in_features
+        flop += 4 * tokens * self.in_features
+        if self.compute("fp32") == "fp32":
+            return flop + 2 * self.out_features * self.in_features
+        return flop + 2 * tokens * self.out_features * -(-self.in_features // self.block_format.block)
