@@ -3,9 +3,10 @@
 Usage: TWOFOLD_DATA=<folder> python benchmarks/derive_efficiency.py
 
 Reads measured/linear-ops-*.csv (times of the four products of a layer by token count and tensor parallelism, from the Vidur
-repository) and measured/{matmul,gelu,layernorm,softmax}-a100.csv (from the LLMCompass repository). Three parameters per
-generation are searched on every other token count: the share of peak matrix rate, the share of memory bandwidth, the seconds
-that an op costs besides. The error is printed on the token counts that were not used.
+repository) and measured/{matmul,gelu,layernorm,softmax}-a100.csv (from the LLMCompass repository). Four parameters per
+generation are searched on every other token count: the share of memory bandwidth and the seconds that an op costs besides
+(where memory bounds the product), the share of the peak matrix rate (where compute does), and how much of the shorter of
+compute and memory time is not hidden. The error is printed on the token counts that were not used.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from twofold.devices.gemm import tiled_flop
 from twofold.devices.schema import DeviceFile
 
 HEAD_DIM = 128
+FEW, MANY = 64, 1024
 FILES = {
     "ampere": ("a100-80g-sxm", ["linear-ops-a100-llama2-70b.csv", "linear-ops-a100-llama3-8b.csv"]),
     "hopper": ("h100-sxm", ["linear-ops-h100-llama2-7b.csv"]),
@@ -82,26 +84,51 @@ def parts(device: DeviceFile, point: Point) -> tuple[float, float]:
     return flop / device.matmul["fp16"].value, nbytes / device.memory.bandwidth.value
 
 
-def errors(device: DeviceFile, points: list[Point], matmul: float, memory: float, op: float) -> list[float]:
+class Parameters(NamedTuple):
+    """What is searched for; see `twofold.devices.schema.Efficiency`."""
+
+    matmul: float
+    memory: float
+    exposed: float
+    op: float
+
+
+def errors(device: DeviceFile, points: list[Point], parameters: Parameters) -> list[float]:
     """Relative errors of the roofline with these parameters."""
+    matmul, memory, exposed, op = parameters
     found = []
     for point in points:
         compute, traffic = parts(device, point)
-        found.append((max(compute / matmul, traffic / memory) + op) / point.seconds - 1.0)
+        compute, traffic = compute / matmul, traffic / memory
+        found.append((max(compute, traffic) + exposed * min(compute, traffic) + op) / point.seconds - 1.0)
     return found
 
 
-def search(device: DeviceFile, points: list[Point]) -> tuple[float, float, float]:
-    """The parameters with the least mean absolute error."""
-    ready = [(*parts(device, point), point.seconds) for point in points]
+def bands(points: list[Point]) -> list[list[Point]]:
+    """The points by few, middling and many rows."""
+    few = [p for p in points if p.rows <= FEW]
+    many = [p for p in points if p.rows >= MANY]
+    return [few, [p for p in points if FEW < p.rows < MANY], many]
 
-    def loss(parameters: tuple[float, float, float]) -> float:
-        matmul, memory, op = parameters
-        return mean(abs((max(c / matmul, m / memory) + op) / s - 1.0) for c, m, s in ready)
 
-    shares = [0.60 + 0.02 * i for i in range(20)]
+def search(device: DeviceFile, points: list[Point]) -> Parameters:
+    """The parameters with the least error over few, middling and many rows, each band counting alike.
+
+    memory and op come from few rows, where memory bounds the product; matmul from many, where compute does.
+    """
+    shares = [0.60 + 0.01 * i for i in range(40)]
     overheads = [0.5e-6 * i for i in range(1, 17)]
-    return min(product(shares, shares, overheads), key=loss)
+    few, _, many = bands(points)
+
+    def loss(some: list[Point], *parameters: float) -> float:
+        return mean(abs(e) for e in errors(device, some, Parameters(*parameters)))
+
+    found = []
+    for exposed in (0.0, 0.1, 0.2, 0.3, 0.4, 0.5):
+        memory, op = min(product(shares, overheads), key=lambda x: loss(few, 0.8, x[0], exposed, x[1]))  # noqa: B023
+        matmul = min(shares, key=lambda share: loss(many, share, memory, exposed, op))  # noqa: B023
+        found.append(Parameters(matmul, memory, exposed, op))
+    return min(found, key=lambda p: mean(loss(band, *p) for band in bands(points)))
 
 
 def show(label: str, found: list[float]) -> None:
@@ -109,6 +136,12 @@ def show(label: str, found: list[float]) -> None:
     sizes = [abs(e) for e in found]
     p90 = quantiles(sizes, n=10)[-1]
     print(f"  {label:28} n={len(found):5}  MAPE {mean(sizes):6.1%}  bias {mean(found):+6.1%}  p90 {p90:6.1%}")
+
+
+def describe(parameters: Parameters) -> str:
+    """The parameters in words."""
+    matmul, memory, exposed, op = parameters
+    return f"matmul {matmul:.2f}, memory {memory:.2f}, exposed {exposed:.1f}, op {op * 1e6:.1f} us"
 
 
 def elementwise(folder: Path, bandwidth: float) -> None:
@@ -133,19 +166,17 @@ def main() -> None:
         used = set(counts[::2])
         train = [p for p in points if p.rows in used]
         test = [p for p in points if p.rows not in used]
-        found = search(device, train[::7])
-        print(f"{generation} ({name}): matmul {found[0]:.2f}, memory {found[1]:.2f}, op {found[2] * 1e6:.1f} us")
-        show("fitted token counts", errors(device, train, *found))
-        show("other token counts", errors(device, test, *found))
-        for low, high in ((1, 64), (65, 512), (513, 1 << 30)):
-            some = [p for p in test if low <= p.rows <= high]
-            if len(some) > 1:
-                show(f"  tokens {low}-{min(high, counts[-1])}", errors(device, some, *found))
+        found = search(device, train[:: max(1, len(train) // 2000)])
+        print(f"{generation} ({name}): {describe(found)}")
+        show("fitted token counts", errors(device, train, found))
+        show("other token counts", errors(device, test, found))
+        for band in bands(test):
+            show(f"  tokens {band[-1].rows}-{band[0].rows}", errors(device, band, found))
         eff = device.efficiency
-        written = (eff.matmul.value, eff.memory.value, eff.op.value)
-        print(f"  in the catalogue: matmul {written[0]:.2f}, memory {written[1]:.2f}, op {written[2] * 1e6:.1f} us")
+        written = Parameters(eff.matmul.value, eff.memory.value, eff.exposed.value, eff.op.value)
+        print(f"  in the catalogue: {describe(written)}")
         if generation == "ampere":
-            show("matmul-a100 (not fitted)", errors(device, read_matmul(folder / "matmul-a100.csv"), *found))
+            show("matmul-a100 (not fitted)", errors(device, read_matmul(folder / "matmul-a100.csv"), found))
             elementwise(folder, device.memory.bandwidth.value)
 
 

@@ -10,9 +10,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import torch
 import transformers
+from tokenizers import pre_tokenizers
 
 VOCAB = 160
 WINDOW = 16
@@ -158,3 +160,84 @@ def reference_logits(directory: Path, ids: list[int]) -> torch.Tensor:
     with torch.no_grad():
         logits: torch.Tensor = model.eval()(torch.tensor([ids])).logits[0]
     return logits
+
+
+# fp16 fields of each block: (byte, value), chosen so that the widened weights stay around 0.1.
+_SCALES: dict[str, tuple[tuple[int, float], ...]] = {
+    "q8_0": ((0, 6e-4),),
+    "q4_0": ((0, 1e-2),),
+    "q4_1": ((0, 1e-2), (2, -7.5e-2)),
+    "q5_0": ((0, 5e-3),),
+    "q5_1": ((0, 5e-3), (2, -8e-2)),
+    "q4_k": ((0, 3e-4), (2, 2e-3)),
+    "q5_k": ((0, 2e-4), (2, 2e-3)),
+    "q6_k": ((208, 5e-5),),
+}
+
+
+def random_packed(name: str, rows: int, cols: int, rng: np.random.Generator) -> np.ndarray:
+    """A random [rows, cols] matrix in the GGUF type `name`, packed: [rows, row_bytes] uint8."""
+    kind = gguf.GGMLQuantizationType[name.upper()]
+    if name not in _SCALES:
+        packed: np.ndarray = gguf.quantize(rng.normal(0, 0.1, (rows, cols)).astype(np.float32), kind)
+        return packed.view(np.uint8).reshape(rows, -1)
+    block, size = gguf.GGML_QUANT_SIZES[kind]
+    blocks = rng.integers(0, 256, (rows * cols // block, size), dtype=np.uint8)
+    for at, value in _SCALES[name]:
+        blocks[:, at : at + 2] = np.frombuffer(np.float16(value).tobytes(), np.uint8)
+    return blocks.reshape(rows, -1)
+
+
+GGUF_TEMPLATE = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+
+
+def byte_level_tokens() -> tuple[list[str], list[str]]:
+    """The smallest byte-level vocabulary, (tokens, merges): all bytes, a few merges, three control tokens last."""
+    merges = ["t h", "th e", "Ġ the", "i n", "1 2"]
+    tokens = sorted(pre_tokenizers.ByteLevel.alphabet()) + [m.replace(" ", "") for m in merges]
+    return [*tokens, "<|endoftext|>", "<|im_start|>", "<|im_end|>"], merges
+
+
+def tiny_gguf(path: Path, tensor_type: str = "q8_0", *, tokenizer: bool = True, pre: str = "smollm") -> Path:
+    """Write a small random Llama-architecture model whose matrices have `tensor_type`; returns `path`.
+
+    2 layers, hidden 256, 4 heads, 2 KV heads, context 256, vocabulary of `byte_level_tokens`.
+    """
+    rng = np.random.default_rng(0)
+    tokens, merges = byte_level_tokens()
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_context_length(256)
+    writer.add_embedding_length(256)
+    writer.add_block_count(2)
+    writer.add_feed_forward_length(512)
+    writer.add_head_count(4)
+    writer.add_head_count_kv(2)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_freq_base(10000.0)
+    if tokenizer:
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre(pre)
+        writer.add_token_list(tokens)
+        writer.add_token_types([1] * (len(tokens) - 3) + [3] * 3)
+        writer.add_token_merges(merges)
+        writer.add_bos_token_id(len(tokens) - 2)
+        writer.add_eos_token_id(len(tokens) - 1)
+        writer.add_add_bos_token(False)
+        writer.add_chat_template(GGUF_TEMPLATE)
+    matrices = {"token_embd": (len(tokens), 256)}
+    norms = ["output_norm"]
+    for layer in range(2):
+        shapes = {"attn_q": (256, 256), "attn_k": (128, 256), "attn_v": (128, 256), "attn_output": (256, 256)}
+        shapes |= {"ffn_gate": (512, 256), "ffn_up": (512, 256), "ffn_down": (256, 512)}
+        matrices |= {f"blk.{layer}.{name}": shape for name, shape in shapes.items()}
+        norms += [f"blk.{layer}.attn_norm", f"blk.{layer}.ffn_norm"]
+    for name in norms:
+        writer.add_tensor(f"{name}.weight", (1 + 0.1 * rng.normal(size=256)).astype(np.float32))
+    kind = gguf.GGMLQuantizationType[tensor_type.upper()]
+    for name, (rows, cols) in matrices.items():
+        writer.add_tensor(f"{name}.weight", random_packed(tensor_type, rows, cols, rng), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path

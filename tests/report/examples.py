@@ -19,20 +19,56 @@ from twofold.report.schema import (
     TechniqueUse,
 )
 
-LOAD = Load(summary="8 requests, 512 prompt + 128 output tokens, concurrency 4", requests=8, prompt_tokens=512,
-            output_tokens=128, concurrency=4)  # fmt: skip
-HOST = Host(system="Linux", processor="Example CPU", cores=2, memory_bytes=8 * 10**9, python="3.11.0", torch="2.13.0")
+LOAD = Load(
+    summary="8 requests, 512 prompt + 128 output tokens, concurrency 4",
+    requests=8,
+    prompt_tokens=512,
+    output_tokens=128,
+    concurrency=4,
+)
+HOST = Host(
+    system="Linux", processor="Example CPU", cores=2, memory_bytes=8 * 10**9, python="3.11.0", torch="2.13.0"
+)
 MOMENT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 NO_METER = "this machine has no readable energy counter"
-KINDS = {"linear": 0.62, "attention": 0.2, "norm": 0.06, "cache-write": 0.03, "rotary": 0.03, "activation": 0.03, "sample": 0.03}
-FLOP_SHARE = {"linear": 0.9, "attention": 0.09, "norm": 0.002, "rotary": 0.001, "activation": 0.002, "sample": 0.005}
-BYTE_SHARE = {"linear": 0.8, "attention": 0.1, "norm": 0.03, "cache-write": 0.02, "rotary": 0.02, "activation": 0.03}
+KINDS = {
+    "linear": 0.62,
+    "attention": 0.2,
+    "norm": 0.06,
+    "cache-write": 0.03,
+    "rotary": 0.03,
+    "activation": 0.03,
+    "sample": 0.03,
+}
+FLOP_SHARE = {
+    "linear": 0.9,
+    "attention": 0.09,
+    "norm": 0.002,
+    "rotary": 0.001,
+    "activation": 0.002,
+    "sample": 0.005,
+}
+BYTE_SHARE = {
+    "linear": 0.8,
+    "attention": 0.1,
+    "norm": 0.03,
+    "cache-write": 0.02,
+    "rotary": 0.02,
+    "activation": 0.03,
+}
 
 
 def breakdown(seconds: float, *, speed: float = 1.0, bound: str = "memory") -> list[OpShare]:
     return [
-        OpShare(kind=kind, calls=3000, seconds=seconds * share, flop=4e11 * FLOP_SHARE.get(kind, 0),
-                bytes=6e10 / speed * BYTE_SHARE.get(kind, 0), share=share, bound=bound)  # fmt: skip
+        OpShare(
+            kind=kind,
+            calls=3000,
+            seconds=seconds * share,
+            flop=4e11 * FLOP_SHARE.get(kind, 0),
+            bytes=6e10 / speed * BYTE_SHARE.get(kind, 0),
+            share=share,
+            bound=bound,
+        )
         for kind, share in KINDS.items()
     ]
 
@@ -50,12 +86,16 @@ def result(label: str = "baseline", kind: str = "run", **changes: Any) -> Result
         "tpot": Figure.exact(0.0312, "s"),
         "itl": Figure.exact(0.0312, "s"),
         "e2e": Figure.exact(4.8, "s"),
-        "percentiles": {"ttft": {p: Figure.exact(0.8 + i / 10, "s") for i, p in enumerate(("p50", "p90", "p99"))}},
+        "percentiles": {
+            "ttft": {p: Figure.exact(0.8 + i / 10, "s") for i, p in enumerate(("p50", "p90", "p99"))}
+        },
         "tokens_per_s": Figure.exact(118.0, "token/s"),
         "prefill_tokens_per_s": Figure.exact(610.0, "token/s"),
         "achieved_gb_s": Figure.exact(9.6, "GB/s"),
         "achieved_gflop_s": Figure.exact(48.0, "GFLOP/s"),
-        "memory": Memory.of(weights=269e6, cache=61e6, activations=22e6, grown=371e6 if run else None, capacity=8e9),
+        "memory": Memory.of(
+            weights=269e6, cache=61e6, activations=22e6, grown=371e6 if run else None, capacity=8e9
+        ),
         "quality": Quality(
             tokens=4096,
             kl_divergence=Figure.exact(0.0, "nat"),
@@ -73,10 +113,13 @@ def result(label: str = "baseline", kind: str = "run", **changes: Any) -> Result
         "seed": 1,
         "host": HOST,
         "created": MOMENT,
-    }  # fmt: skip
+    }
     if not run:
         values["quality"] = None
-        values["missing"] = {"quality": "a modelled device computes no logits", "energy_per_token": "no energy figures"}
+        values["missing"] = {
+            "quality": "a modelled device computes no logits",
+            "energy_per_token": "no energy figures",
+        }
     values.update(changes)
     return Result(**values)
 
@@ -92,18 +135,32 @@ _ROWS: tuple[tuple[str, float, float, float, float, float], ...] = (
     ("sarathi(chunk=256)", 1.04, 269e6, 61e6, 0.0, 0.6),
     ("int-vs-fp(format=mxint8) + copyspec", 2.05, 143e6, 61e6, 0.0021, 0.6),
 )
-DEVICES = (("a100-80g-sxm", 38.0, 0.9), ("h100-sxm", 61.0, 0.8), ("rtx-4090", 33.0, 0.95), ("phone-soc", 0.8, 1.1))
+DEVICES = (
+    ("a100-80g-sxm", 38.0, 0.9),
+    ("h100-sxm", 61.0, 0.8),
+    ("rtx-4090", 33.0, 0.95),
+    ("phone-soc", 0.8, 1.1),
+)
 
 
-def row(label: str, gain: float, weights: float, cache: float, kl: float, passkey: float, *, baseline: bool) -> Row:
+def row(
+    label: str, gain: float, weights: float, cache: float, kl: float, passkey: float, *, baseline: bool
+) -> Row:
     """A full row: measured, predicted here with some error, predicted on four devices."""
     names = [] if baseline else [TechniqueUse(name=n.split("(")[0]) for n in label.split(" + ")]
     quality = Quality(
-        tokens=4096, source="WikiText-2", kl_divergence=Figure.exact(kl, "nat"),
-        top1_agreement=Figure.exact(1 - kl / 2, "1"), perplexity=Figure.exact(19.4 * (1 + kl), "1"),
+        tokens=4096,
+        source="WikiText-2",
+        kl_divergence=Figure.exact(kl, "nat"),
+        top1_agreement=Figure.exact(1 - kl / 2, "1"),
+        perplexity=Figure.exact(19.4 * (1 + kl), "1"),
         perplexity_baseline=Figure.exact(19.4, "1"),
-        passkey={512: Figure.exact(1, "1"), 1024: Figure.exact(min(1, passkey + 0.4), "1"), 2048: Figure.exact(passkey, "1")},
-    )  # fmt: skip
+        passkey={
+            512: Figure.exact(1, "1"),
+            1024: Figure.exact(min(1, passkey + 0.4), "1"),
+            2048: Figure.exact(passkey, "1"),
+        },
+    )
     off = 1 + 0.3 * ((len(label) * 7 % 11) / 11 - 0.45)
 
     def timed(speed: float, *, spread: float = 0.0) -> dict[str, Any]:
@@ -123,27 +180,46 @@ def row(label: str, gain: float, weights: float, cache: float, kl: float, passke
     return Row(
         label=label,
         measured=result(
-            label, memory=Memory.of(**memory, grown=sum(memory.values()) * 1.06, capacity=8e9), quality=quality,
-            breakdown=breakdown(8 / gain), achieved_gb_s=Figure.exact(9.6 * gain, "GB/s"),
-            behaviour={"accepted": BehaviourValue(value=[0.7, 0.5, 0.3], source="measured")} if "copyspec" in label else {},
-            counters={"engine": {"steps": 412.0, "preemptions": 0.0}}, **timed(gain),
+            label,
+            memory=Memory.of(**memory, grown=sum(memory.values()) * 1.06, capacity=8e9),
+            quality=quality,
+            breakdown=breakdown(8 / gain),
+            achieved_gb_s=Figure.exact(9.6 * gain, "GB/s"),
+            behaviour={"accepted": BehaviourValue(value=[0.7, 0.5, 0.3], source="measured")}
+            if "copyspec" in label
+            else {},
+            counters={"engine": {"steps": 412.0, "preemptions": 0.0}},
+            **timed(gain),
         ),
-        predicted_here=result(label, "predict", memory=Memory.of(**memory), breakdown=breakdown(8 / gain / off),
-                              **timed(gain * off)),
+        predicted_here=result(
+            label,
+            "predict",
+            memory=Memory.of(**memory),
+            breakdown=breakdown(8 / gain / off),
+            **timed(gain * off),
+        ),
         predicted_elsewhere={
-            name: result(label, "predict", device=name, confidence="datasheet", memory=Memory.of(**memory),
-                         **timed(factor * gain**power, spread=0.15 if name == "h100-sxm" else 0.0))
+            name: result(
+                label,
+                "predict",
+                device=name,
+                confidence="datasheet",
+                memory=Memory.of(**memory),
+                **timed(factor * gain**power, spread=0.15 if name == "h100-sxm" else 0.0),
+            )
             for name, factor, power in DEVICES
             if not (name == "phone-soc" and "nvfp4" in label)
         },
         refused_elsewhere={"phone-soc": "no kernel for nvfp4"} if "nvfp4" in label else {},
-    )  # fmt: skip
+    )
 
 
 def comparison() -> Comparison:
     """A baseline, eight rows, and one refused combination."""
-    refused = Row(label="gemfilter + copyspec", refused="gemfilter drops prompt tokens that copyspec looks up; "
-                  "use either of the two alone")  # fmt: skip
+    refused = Row(
+        label="gemfilter + copyspec",
+        refused="gemfilter drops prompt tokens that copyspec looks up; use either of the two alone",
+    )
     return Comparison(
         title="Six techniques",
         model="smollm2-135m",

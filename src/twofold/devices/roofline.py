@@ -1,4 +1,5 @@
-"""A device described by its peaks: seconds are the larger of compute and memory time, plus what an op costs besides.
+"""A device described by its peaks: seconds are the larger of compute and memory time, plus the share of the smaller that the
+larger does not hide, plus what an op costs besides.
 
 compute = matrix FLOP / (peak · efficiency of the shape) + elementwise FLOP / vector rate
 memory  = the slowest memory space, where a space takes its bytes / its bandwidth
@@ -38,6 +39,9 @@ _WIDER: dict[Precision, tuple[Precision, ...]] = {
 }
 """Precisions that stand in for one that a device lacks, narrowest first; bf16 and fp16 stand in for each other."""
 
+_NATIVE: tuple[Precision, ...] = ("bf16", "fp16", "fp32")
+"""Precisions of activations in order of preference, where a plan leaves it open."""
+
 _STREAMED = 1 << 62
 """Resident bytes assumed before a plan is deployed: more than any cache holds."""
 
@@ -64,7 +68,9 @@ class Roofline(ModelledDevice):
         for space, store in ((HOST, file.host), (DISK, file.disk)):
             if store is not None and store.capacity is not None:
                 self.memory[space] = int(store.capacity.value)
+        self.native_precision = next((p for p in _NATIVE if p in file.matmul), "fp32")
         self._overhead = eff.op.value
+        self._exposed = eff.exposed.value
         self._collective = eff.collective.value
         self._vector = file.vector.value * eff.vector.value
         self._attention = eff.attention.value
@@ -74,6 +80,7 @@ class Roofline(ModelledDevice):
         self._curves = file.curves
         self._read = None if file.curves is None else Curve.bandwidth(file.curves.read)
         self._by_rows = {p: Curve.rate(points) for p, points in file.curves.matmul.items()} if file.curves else {}
+        self._memory_bandwidth = file.memory.bandwidth.value * eff.memory.value
         self._cache_capacity, self._cache_bandwidth = self._cache()
         self.resident_bytes = 0
 
@@ -121,7 +128,7 @@ class Roofline(ModelledDevice):
         """Capacity and reached bandwidth of the cache; (0, …) where nothing is known of it."""
         cache, eff = self.file.cache, self.file.efficiency
         if cache is None or cache.bandwidth is None:
-            return 0.0, self.file.memory.bandwidth.value * eff.memory.value
+            return 0.0, self._memory_bandwidth
         return cache.capacity.value, cache.bandwidth.value * eff.cache.value
 
     # --- what the deployed plan sets --------------------------------------------------------------------------------
@@ -140,7 +147,7 @@ class Roofline(ModelledDevice):
         elif size <= self._cache_capacity:
             self._stream = self._cache_bandwidth
         else:
-            self._stream = self.file.memory.bandwidth.value * self.file.efficiency.memory.value
+            self._stream = self._memory_bandwidth
         self.forget_charges()
 
     @property
@@ -163,8 +170,10 @@ class Roofline(ModelledDevice):
             joules += flop_joules
         overhead = self._overhead_of(op)
         if compute > seconds:
-            return Charge(compute + overhead, joules, "overhead" if overhead > compute else "compute")
-        return Charge(seconds + overhead, joules, "overhead" if overhead > seconds else "memory")
+            busy, bound = compute + self._exposed * seconds, "compute"
+        else:
+            busy, bound = seconds + self._exposed * compute, "memory"
+        return Charge(busy + overhead, joules, "overhead" if overhead > busy else bound)
 
     def _overhead_of(self, op: Op) -> float:
         if self._curves is None:
@@ -254,7 +263,7 @@ class Roofline(ModelledDevice):
         rest = nbytes - cached
         seconds = cached / self._cache_bandwidth
         if rest:
-            seconds += rest / (self.file.memory.bandwidth.value * self.file.efficiency.memory.value)
+            seconds += rest / self._memory_bandwidth
         return seconds, cached * self._cache_energy + rest * self._memory_energy
 
     def _charge_collective(self, op: Collective, cost: Cost) -> Charge:

@@ -95,7 +95,7 @@ class Efficiency(Strict):
     """How much of the peaks is reached, and what an op costs besides. Shared by the devices of a generation.
 
     matmul, vector, attention, memory, cache, link: share of the peak rate at large sizes (attention: of the matrix rate,
-    in prefill); tiles: [rows, columns] of an output tile that one unit computes, from which the best is taken; split_depth:
+    in prefill); exposed: share of the shorter of compute and memory time that the longer does not hide; tiles: [rows, columns] of an output tile that one unit computes, from which the best is taken; split_depth:
     the least depth of a product that is worth splitting over units; op: seconds per op; collective: seconds per collective;
     step: seconds of host work per step.
     """
@@ -104,6 +104,7 @@ class Efficiency(Strict):
     attention: Ratio
     vector: Ratio
     memory: Ratio
+    exposed: Ratio
     cache: Ratio
     link: Ratio
     tiles: list[tuple[int, int]] = []

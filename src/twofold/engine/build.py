@@ -32,7 +32,7 @@ from twofold.techniques.registry import make_technique
 Progress = Callable[[str, int, int], None]
 
 DEFAULT_BLOCK_SIZE = 16
-DEFAULT_REAL_CACHE_TOKENS = 65_536
+DEFAULT_REAL_CACHE_TOKENS = 16_384
 """A real device without a stated memory limit caches at most this many tokens: enough for every default, little to allocate."""
 
 
@@ -149,11 +149,11 @@ def _model(
 
 def _memory(plan: Plan, device: Device, model: Transformer, limits: Limits) -> MemoryPlan:
     load = plan.workload
-    most = limits.max_num_seqs * limits.max_context
-    if device.real and plan.engine.memory is None:
-        most = min(most, DEFAULT_REAL_CACHE_TOKENS)
     synthetic = load.trace is None and load.prompts is None
     longest = min(limits.max_context, load.prompt + load.output) if synthetic else 2 * limits.block_size
+    most = limits.max_num_seqs * limits.max_context
+    if device.real and plan.engine.memory is None:
+        most = min(most, max(DEFAULT_REAL_CACHE_TOKENS, longest * min(limits.max_num_seqs, load.concurrency or 1)))
     return plan_memory(
         model,
         limits.capacity,

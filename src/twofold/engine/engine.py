@@ -32,14 +32,23 @@ Prompt = str | Sequence[int] | int
 
 @dataclass(slots=True)
 class EngineTotals:
-    """What the engine did since it was made: steps, seconds and joules of them, tokens computed and yielded."""
+    """What the engine did since it was made.
+
+    steps, seconds and joules of them (prefill_seconds: of those with prompts in them), tokens computed and yielded; decodes:
+    decoding turns of single requests, drafts: those that had guesses, and how many guesses there were and were right.
+    """
 
     steps: int = 0
     busy_seconds: float = 0.0
     joules: float | None = 0.0
+    prefill_seconds: float = 0.0
     prompt_tokens: int = 0
     output_tokens: int = 0
     filtered_prompts: int = 0
+    decodes: int = 0
+    drafts: int = 0
+    drafted: int = 0
+    accepted: int = 0
     stage_seconds: list[float] = field(default_factory=list)
 
 
@@ -160,6 +169,12 @@ class Engine:
         """Drop the output of an ended request."""
         self._outputs.pop(id, None)
 
+    def reset_totals(self) -> None:
+        """Forget what was done so far, on the device as well."""
+        assert not self.has_work
+        self.totals = EngineTotals(joules=0.0)
+        self.device.reset_totals()
+
     # --- the loop -----------------------------------------------------------------------------------------------------
 
     def step(self) -> list[Request]:
@@ -248,17 +263,23 @@ class Engine:
             self.cancel(request.id)
             self.forget(request.id)
 
-    def score(self, token_ids: Sequence[int]) -> torch.Tensor:
-        """Logits [T, vocab] of the model, techniques on, at every position of `token_ids`. Only while nothing runs."""
+    def score(self, token_ids: Sequence[int], num_prompt: int = 1) -> torch.Tensor:
+        """Logits [T - num_prompt, vocab], techniques on, that predict each token of `token_ids` after the first `num_prompt`,
+        which are treated as a prompt (filtered where a technique does that). Only while nothing runs."""
         assert not self.has_work, "scoring needs an idle engine"
+        if not 1 <= num_prompt < len(token_ids):
+            raise ValueError(f"scoring {len(token_ids)} tokens needs a prompt of 1 … {len(token_ids) - 1} of them, not {num_prompt}")
         self._check_vocabulary(token_ids)
+        prompt, rest = list(token_ids[:num_prompt]), list(token_ids[num_prompt:])
+        if self._filter is not None and self._filter.kept(num_prompt) < num_prompt:
+            prompt = self._kept(prompt)
+        ids = prompt + rest
         blocks = self.scheduler.blocks
-        need = blocks.blocks_for(len(token_ids))
+        need = blocks.blocks_for(len(ids))
         if need > blocks.num_blocks:
-            raise ValueError(f"{len(token_ids)} tokens do not fit into a cache of {blocks.num_slots}: score fewer")
+            raise ValueError(f"{len(ids)} tokens do not fit into a cache of {blocks.num_slots}: score fewer")
         blocks.forget_cached()
-        chunk = self.scheduler.config.max_num_batched_tokens
-        return self.runner.score(token_ids, range(need), chunk)
+        return self.runner.score(ids, len(prompt), range(need), self.scheduler.config.max_num_batched_tokens)
 
     def check_techniques(self) -> None:
         """NotReachedError where a technique is on and nothing went through it."""
@@ -282,7 +303,11 @@ class Engine:
         start = self.clock.now()
         result = self.runner.run(batch)
         done = self._charge(result.cost, start)
-        self.totals.prompt_tokens += batch.num_prefill_tokens
+        totals = self.totals
+        totals.prompt_tokens += batch.num_prefill_tokens
+        totals.decodes += batch.num_decodes
+        if batch.num_prefills:
+            totals.prefill_seconds += result.cost.seconds
         if self.trace is not None:
             record = StepRecord(start, result.cost.seconds, batch.num_prefill_tokens, batch.num_decode_tokens, batch.num_seqs)
             self.trace.append(record)
@@ -312,18 +337,27 @@ class Engine:
             _, batch, result = self._flights.popleft()
             moment = self.clock.now()
             before = [e.request.num_output_tokens for e in batch.entries] if result.tokens is not None else []
-            drafted = [(e.request, e.num_drafts) for e in batch.entries if e.num_drafts]
             if result.tokens is not None:
                 ended = self.scheduler.update(batch, result.tokens, moment)
                 self._collect(batch, result, before)
             else:
                 ended = self.scheduler.update_counts(batch, result.counts, moment)
-            if self.drafter is not None and drafted and result.tokens is not None:
-                for entry, tokens in zip(batch.entries, result.tokens, strict=True):
-                    if entry.num_drafts:
-                        self.drafter.observe(entry.request, entry.num_drafts, len(tokens) - 1)
+            if batch.num_decode_tokens > batch.num_decodes:
+                self._observe_drafts(batch, result)
             for request in ended:
                 self._retire(request)
+
+    def _observe_drafts(self, batch: Batch, result: StepResult) -> None:
+        totals = self.totals
+        for i, entry in enumerate(batch.entries):
+            if not entry.num_drafts:
+                continue
+            yielded = result.counts[i] if result.tokens is None else len(result.tokens[i])  # type: ignore[index]
+            totals.drafts += 1
+            totals.drafted += entry.num_drafts
+            totals.accepted += yielded - 1
+            if self.drafter is not None:
+                self.drafter.observe(entry.request, entry.num_drafts, yielded - 1)
 
     def _collect(self, batch: Batch, result: StepResult, before: list[int]) -> None:
         """Hand new tokens to the outputs; end requests whose text met a stop string."""
@@ -366,27 +400,35 @@ class Engine:
     def _filter_prompt(self, request: Request) -> None:
         """Run the filter pass on one prompt as a step of its own, then let the request go on with what was kept."""
         assert self._filter is not None
-        prompt = request.prompt_ids
-        length = request.num_prompt_tokens
-        step = StepInput([Span(length, length)], length, 0)
+        start = self.clock.now()
+        self.totals.filtered_prompts += 1
         if self.device.real:
-            assert prompt is not None
-            step.token_ids = torch.tensor(list(prompt), device=self.runner.where)
-            step.positions = torch.arange(length, device=self.runner.where)
+            assert request.prompt_ids is not None
+            request.replace_context(self._kept(list(request.prompt_ids)))
+        else:
+            length = request.num_prompt_tokens
+            self._select(StepInput([Span(length, length)], length, 0))
+            request.replace_context(self._filter.kept(length))
+        request.share_prefix = False
+        request.first_scheduled_time = start
+        self.scheduler.add(request)
+
+    def _kept(self, prompt: list[int]) -> list[int]:
+        """The tokens of `prompt` that the filter keeps."""
+        length, where = len(prompt), self.runner.where
+        ids, positions = torch.tensor(prompt, device=where), torch.arange(length, device=where)
+        kept = self._select(StepInput([Span(length, length)], length, 0, ids, positions))
+        assert kept is not None
+        return [prompt[i] for i in kept.tolist()]
+
+    def _select(self, step: StepInput) -> torch.Tensor | None:
+        assert self._filter is not None
         start = self.clock.now()
         self.device.begin_step()
         with torch.inference_mode():
             kept = self._filter.select(self.runner.model, self.device, step)
         self.clock.wait_until(self._charge(self.device.end_step(), start))
-        self.totals.filtered_prompts += 1
-        if kept is None:
-            request.replace_context(self._filter.kept(length))
-        else:
-            assert prompt is not None
-            request.replace_context([prompt[i] for i in kept.tolist()])
-        request.share_prefix = False
-        request.first_scheduled_time = start
-        self.scheduler.add(request)
+        return kept
 
     # --- prompts ------------------------------------------------------------------------------------------------------
 

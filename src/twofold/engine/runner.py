@@ -24,6 +24,9 @@ from twofold.ops.base import DEVICE, HOST
 from twofold.ops.elementwise import Sample
 from twofold.ops.movement import Copy
 
+SCORED = 32
+"""Tokens that teacher-forced scoring computes at once behind the prompt."""
+
 
 @dataclass(slots=True)
 class StepResult:
@@ -97,31 +100,39 @@ class Runner:
         return result
 
     @torch.inference_mode()
-    def score(self, token_ids: Sequence[int], table: Sequence[int], chunk: int) -> torch.Tensor:
-        """Logits [T, vocab] of every position of one sequence, computed in chunks through the cache blocks `table`."""
+    def score(self, token_ids: Sequence[int], num_prompt: int, table: Sequence[int], chunk: int) -> torch.Tensor:
+        """Logits [T - num_prompt, vocab] that predict each token after the prompt from all before it.
+
+        The prompt goes through the cache blocks `table` in chunks of `chunk`, the rest in chunks of SCORED, so that the cache is
+        read about as decoding reads it.
+        """
         row = self._free_rows[-1]
         parts = []
-        for start in range(0, len(token_ids), chunk):
-            ids = token_ids[start : start + chunk]
-            end = start + len(ids)
+        start, last = 0, len(token_ids) - 1  # the newest token predicts nothing that is known
+        while start < last:
+            prompt = start < num_prompt - 1
+            end = min(start + chunk, num_prompt - 1) if prompt else min(start + min(chunk, SCORED), last)
+            ids = token_ids[start:end]
             slots = self._slots(table, end)
-            self.device.begin_step()
+            wanted = 0 if prompt else len(ids)
             step = StepInput(
                 [Span(len(ids), end)],
                 len(ids),
-                len(ids),
+                wanted,
                 torch.tensor(ids, device=self.where),
                 torch.arange(start, end, device=self.where),
-                slots[start:end],
+                slots[start:],
                 [slots],
                 [row],
             )
+            self.device.begin_step()
             logits = self.model.forward(step, self.device)
-            assert logits is not None
-            parts.append(logits)
+            self.device.end_step()
+            if logits is not None:
+                parts.append(logits)
             for cache in self._committing:
                 cache.commit(row, end, 0)
-            self.device.end_step()
+            start = end
         for cache in self._committing:
             cache.release(row)
         return torch.cat(parts)
@@ -159,7 +170,10 @@ class Runner:
         ids: list[int] = []
         positions: list[int] = []
         spans: list[Span] = []
-        new_slots, tables, rows, wanted = [], [], [], []
+        new_slots: list[torch.Tensor] = []
+        tables: list[torch.Tensor] = []
+        rows: list[int] = []
+        wanted: list[int] = []
         for e in batch.entries:
             first = len(ids)
             ids += e.tokens()

@@ -88,7 +88,7 @@ class AttentionBlock:
         return run(reduce, y) if reduce is not None else y
 
     def project(self, x: Maybe, ctx: Context) -> tuple[Maybe, Maybe, Maybe]:
-        """x [T, hidden] to queries [T, H, D], keys and values [T, K, D], queries and keys normed and rotated."""
+        """x [T, hidden] to queries [T, H, D], keys and values [T, K, D]; queries and keys are rotated."""
         tokens = ctx.step.num_tokens
         ops = self._ops.get(tokens)
         if ops is None:

@@ -80,8 +80,8 @@ class CacheLayer:
         """Bytes read from the cache to attend over the spans of `step`."""
         raise NotImplementedError
 
-    def write_bytes(self, tokens: int) -> int:
-        """Bytes written to append `tokens` entries."""
+    def write_bytes(self, step: StepInput) -> int:
+        """Bytes written to append the new entries of `step`."""
         raise NotImplementedError
 
     def widen_flop(self, step: StepInput) -> int:
@@ -89,9 +89,9 @@ class CacheLayer:
         del step
         return 0
 
-    def pack_flop(self, tokens: int) -> int:
-        """Elementwise operations to pack `tokens` new entries."""
-        del tokens
+    def pack_flop(self, step: StepInput) -> int:
+        """Elementwise operations to pack the new entries of `step`."""
+        del step
         return 0
 
     @property
@@ -142,7 +142,7 @@ class CacheLayer:
         h = self.heads
         tokens = step.num_tokens
         device.execute(
-            CacheWrite(tokens, h.stored_width, self.write_bytes(tokens), h.act_bytes, self.pack_flop(tokens)),
+            CacheWrite(tokens, h.stored_width, self.write_bytes(step), h.act_bytes, self.pack_flop(step)),
             self,
             step,
             k,
@@ -174,9 +174,9 @@ class DenseCache(CacheLayer):
         """Every visible entry once, for all query heads of its group."""
         return step.totals(self.heads.window).keys * self.heads.stored_width * self.heads.act_bytes
 
-    def write_bytes(self, tokens: int) -> int:
+    def write_bytes(self, step: StepInput) -> int:
         """One entry per token."""
-        return tokens * self.heads.stored_width * self.heads.act_bytes
+        return step.num_tokens * self.heads.stored_width * self.heads.act_bytes
 
     def allocate(self, size: CacheSize, where: torch.device) -> None:
         """Two tensors [blocks, block_size, K, D]."""

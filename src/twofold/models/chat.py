@@ -1,4 +1,4 @@
-"""Chat templates: Jinja text that comes with a model, run in a sandbox because it is somebody else's program."""
+"""Chat templates: Jinja text that comes with a model; run in a sandbox, for it is somebody else's program."""
 
 from __future__ import annotations
 

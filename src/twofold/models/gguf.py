@@ -85,7 +85,8 @@ class GGUFFile:
         stop = start + math.prod(info.shape[:-1]) * fmt.row_bytes(info.shape[-1])
         if stop > size:
             raise ValueError(
-                f"{self.path}: truncated: tensor {info.name!r} ends at byte {stop:,}, the file has {size:,} bytes"
+                f"{self.path}: truncated: tensor {info.name!r} ends at byte {stop:,}, "
+                f"the file has {size:,} bytes"
             )
         return start, stop
 

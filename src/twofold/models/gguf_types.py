@@ -33,8 +33,8 @@ GGML_FORMATS: dict[int, str] = {
 # Names of the other ggml types, only to say what a refused file holds.
 GGML_OTHER: dict[int, str] = {
     9: "q8_1", 10: "q2_k", 11: "q3_k", 15: "q8_k", 16: "iq2_xxs", 17: "iq2_xs", 18: "iq3_xxs", 19: "iq1_s",
-    20: "iq4_nl", 21: "iq3_s", 22: "iq2_s", 23: "iq4_xs", 24: "i8", 25: "i16", 26: "i32", 27: "i64", 28: "f64",
-    29: "iq1_m", 34: "tq1_0", 35: "tq2_0", 39: "mxfp4",
+    20: "iq4_nl", 21: "iq3_s", 22: "iq2_s", 23: "iq4_xs", 24: "i8", 25: "i16", 26: "i32", 27: "i64",
+    28: "f64", 29: "iq1_m", 34: "tq1_0", 35: "tq2_0", 39: "mxfp4",
 }  # fmt: skip
 
 
@@ -102,22 +102,22 @@ def _k_affine(blocks: Tensor, q: Tensor) -> Tensor:
 
 
 def _q4_k(blocks: Tensor) -> Tensor:
-    return _k_affine(blocks, _nibbles(blocks[:, 16:].unflatten(1, (4, 32))).view(-1, 8, 32))
+    return _k_affine(blocks, _nibbles(blocks[:, 16:].reshape(-1, 4, 32)).view(-1, 8, 32))
 
 
 def _q5_k(blocks: Tensor) -> Tensor:
     shifts = torch.arange(8, dtype=torch.uint8, device=blocks.device).view(1, 8, 1)
     high = (blocks[:, 16:48].unsqueeze(1) >> shifts) & 1
-    low = _nibbles(blocks[:, 48:].unflatten(1, (4, 32))).view(-1, 8, 32)
+    low = _nibbles(blocks[:, 48:].reshape(-1, 4, 32)).view(-1, 8, 32)
     return _k_affine(blocks, low | (high << 4))
 
 
 def _q6_k(blocks: Tensor) -> Tensor:
     # Two halves of 128 weights; in each, 64 bytes of low nibbles and 32 bytes that hold four 2-bit high
     # parts.
-    low = _nibbles(blocks[:, :128].unflatten(1, (2, 64)))
+    low = _nibbles(blocks[:, :128].reshape(-1, 2, 64))
     shifts = torch.tensor([0, 2, 4, 6], dtype=torch.uint8, device=blocks.device).view(1, 1, 4, 1)
-    high = ((blocks[:, 128:192].unflatten(1, (2, 1, 32)) >> shifts) & 3).flatten(2)
+    high = ((blocks[:, 128:192].reshape(-1, 2, 1, 32) >> shifts) & 3).flatten(2)
     q = (low | (high << 4)).view(torch.int8) - 32
     scales = blocks[:, 192:208].view(torch.int8).float() * _half(blocks, 208)
     return q.reshape(-1, 16, 16).float().mul_(scales.unsqueeze(-1)).flatten(1)

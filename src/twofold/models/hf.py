@@ -1,4 +1,4 @@
-"""Hugging Face directories: config.json, *.safetensors (one file, or shards with an index), tokenizer files."""
+"""Hugging Face directories: config.json and *.safetensors (one file, or shards with an index)."""
 
 from __future__ import annotations
 
@@ -77,12 +77,13 @@ def _file_sources(path: Path) -> dict[str, Source]:
     try:
         file = safe_open(path, framework="pt")
         found = {}
-        for name in file.keys():  # noqa: SIM118  (not a mapping)
-            part = file.get_slice(name)
+        for name in file.keys():  # type: ignore[no-untyped-call]  # noqa: SIM118  (not a mapping)
+            part = file.get_slice(name)  # type: ignore[no-untyped-call]
             dtype = part.get_dtype()
             if dtype not in _FORMATS:
                 raise ValueError(
-                    f"{path}: tensor {name!r} has the unsupported type {dtype}; supported: {', '.join(_FORMATS)}"
+                    f"{path}: tensor {name!r} has the unsupported type {dtype}; "
+                    f"supported: {', '.join(_FORMATS)}"
                 )
             found[name] = Source(_FORMATS[dtype], tuple(part.get_shape()), _loader(file, name))
         return found

@@ -12,48 +12,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from twofold.errors import nearest
+from twofold.models.hf_defaults import DEFAULTS
 from twofold.models.hf_rope import ROPE_KEYS, rope_fields
 from twofold.models.spec import Activation, Experts, ModelSpec
-
-_QWEN = {"hidden_size": 4096, "intermediate_size": 22016, "num_hidden_layers": 32, "num_attention_heads": 32,
-         "max_position_embeddings": 32768, "rms_norm_eps": 1e-6, "vocab_size": 151936, "hidden_act": "silu"}  # fmt: skip
-_MISTRAL = {"vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
-            "num_attention_heads": 32, "num_key_value_heads": 8, "max_position_embeddings": 131072,
-            "hidden_act": "silu"}  # fmt: skip
-_QWEN_MOE = {
-    **_QWEN,
-    "hidden_size": 2048,
-    "num_hidden_layers": 24,
-    "decoder_sparse_step": 1,
-    "norm_topk_prob": False,
-}
-
-DEFAULTS: dict[str, dict[str, Any]] = {
-    "llama": {"vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
-              "num_attention_heads": 32, "max_position_embeddings": 2048, "rms_norm_eps": 1e-6, "hidden_act": "silu"},
-    "mistral": {**_MISTRAL, "rms_norm_eps": 1e-6, "sliding_window": 4096},
-    "mixtral": {**_MISTRAL, "rms_norm_eps": 1e-5, "num_local_experts": 8, "num_experts_per_tok": 2},
-    "qwen2": {**_QWEN, "num_key_value_heads": 32, "sliding_window": 4096, "max_window_layers": 28},
-    "qwen3": {**_QWEN, "num_key_value_heads": 32, "head_dim": 128, "sliding_window": 4096, "max_window_layers": 28},
-    "qwen2_moe": {**_QWEN_MOE, "num_attention_heads": 16, "num_key_value_heads": 16, "intermediate_size": 5632,
-                  "moe_intermediate_size": 1408, "shared_expert_intermediate_size": 5632, "num_experts": 60,
-                  "num_experts_per_tok": 4, "qkv_bias": True, "sliding_window": 4096},
-    "qwen3_moe": {**_QWEN_MOE, "num_attention_heads": 32, "num_key_value_heads": 4, "intermediate_size": 6144,
-                  "moe_intermediate_size": 768, "num_experts": 128, "num_experts_per_tok": 8, "sliding_window": 4096},
-    "gemma3": {"vocab_size": 262208, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26,
-               "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "rms_norm_eps": 1e-6,
-               "max_position_embeddings": 131072, "hidden_activation": "gelu_pytorch_tanh", "sliding_window": 4096,
-               "query_pre_attn_scalar": 256, "tie_word_embeddings": True},
-    "phi3": {"vocab_size": 32064, "hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 32,
-             "num_attention_heads": 32, "max_position_embeddings": 4096, "original_max_position_embeddings": 4096,
-             "rms_norm_eps": 1e-5, "hidden_act": "silu"},
-    "gpt2": {"vocab_size": 50257, "n_positions": 1024, "n_embd": 768, "n_layer": 12, "n_head": 12,
-             "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5, "tie_word_embeddings": True},
-    "opt": {"vocab_size": 50272, "hidden_size": 768, "ffn_dim": 3072, "num_hidden_layers": 12,
-            "num_attention_heads": 12, "max_position_embeddings": 2048, "activation_function": "relu",
-            "tie_word_embeddings": True},
-}  # fmt: skip
-"""By family: the values that transformers takes for keys that are left out."""
 
 _MODEL_TYPES = {family: family for family in DEFAULTS} | {"gemma3_text": "gemma3"}
 
@@ -69,18 +30,21 @@ _ACTIVATIONS: dict[str, Activation] = {
 
 # Keys with no part in the mathematics of inference. Dropout and losses are of training; dtypes are those of
 # the files.
-_HARMLESS = set(
-    """architectures model_type transformers_version dtype torch_dtype use_cache initializer_range init_std
-    auto_map attention_dropout attn_pdrop embd_pdrop resid_pdrop dropout layerdrop activation_dropout
-    hidden_dropout bos_token_id eos_token_id pad_token_id unk_token_id sep_token_id decoder_start_token_id
-    forced_eos_token_id output_router_logits router_aux_loss_coef router_jitter_noise pretraining_tp
-    reorder_and_upcast_attn summary_activation summary_first_dropout summary_proj_to_labels summary_type
-    summary_use_proj cache_implementation task_specific_params id2label label2id num_labels problem_type
-    finetuning_task chunk_size_feed_forward output_attentions output_hidden_states return_dict
-    return_dict_in_generate gradient_checkpointing prefix n_ctx attn_implementation use_flash_attn
-    tokenizer_class is_decoder unsloth_fixed unsloth_version torchscript use_bfloat16 max_length temperature
-    top_k top_p do_sample repetition_penalty transformers.js_config """.split()
-)
+_HARMLESS = {
+    "architectures", "model_type", "transformers_version", "dtype", "torch_dtype", "use_cache",
+    "initializer_range", "init_std", "auto_map", "attention_dropout", "attn_pdrop", "embd_pdrop",
+    "resid_pdrop", "dropout", "layerdrop", "activation_dropout", "hidden_dropout", "bos_token_id",
+    "eos_token_id", "pad_token_id", "unk_token_id", "sep_token_id", "decoder_start_token_id",
+    "forced_eos_token_id", "output_router_logits", "router_aux_loss_coef", "router_jitter_noise",
+    "pretraining_tp", "reorder_and_upcast_attn", "summary_activation", "summary_first_dropout",
+    "summary_proj_to_labels", "summary_type", "summary_use_proj", "cache_implementation",
+    "task_specific_params", "id2label", "label2id", "num_labels", "problem_type", "finetuning_task",
+    "chunk_size_feed_forward", "output_attentions", "output_hidden_states", "return_dict",
+    "return_dict_in_generate", "gradient_checkpointing", "prefix", "n_ctx", "attn_implementation",
+    "use_flash_attn", "tokenizer_class", "is_decoder", "unsloth_fixed", "unsloth_version", "torchscript",
+    "use_bfloat16", "max_length", "temperature", "top_k", "top_p", "do_sample", "repetition_penalty",
+    "transformers.js_config",
+}  # fmt: skip
 
 # Values that these keys must have, because another would change the mathematics in a way that is not
 # expressed.
@@ -280,7 +244,7 @@ def _windows(config: Config, family: str, layers: int, context: int) -> dict[str
     every = next((i + 1 for i, slide in enumerate(slides) if not slide), 0)
     if slides != [every == 0 or (i + 1) % every != 0 for i in range(layers)]:
         raise ValueError(
-            f"{config.where}: global layers {[i for i, s in enumerate(slides) if not s]} are not evenly spaced"
+            f"{config.where}: global layers {[i for i, s in enumerate(slides) if not s]} not evenly spaced"
         )
     return {"window": window, "global_every": every}
 

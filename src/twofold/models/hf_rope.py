@@ -29,7 +29,8 @@ _KEYS = {
     "linear": {"factor"},
     "llama3": {"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"},
     "yarn": {
-        "factor", "attention_factor", "beta_fast", "beta_slow", "truncate", "original_max_position_embeddings",
+        "factor", "attention_factor", "beta_fast", "beta_slow",
+        "truncate", "original_max_position_embeddings",
     },
     "longrope": {
         "factor", "attention_factor", "short_factor", "long_factor", "original_max_position_embeddings",
@@ -88,11 +89,9 @@ def _fields(
         kind = "longrope"
     if kind not in _KEYS:
         raise ValueError(f"{where}: rope scaling {kind!r} is not supported; allowed: {', '.join(_KEYS)}")
-    if unknown := {k for k, v in rope.items() if v is not None} - _KEYS[kind] - _ALWAYS:
-        if kind != "default":
-            raise ValueError(
-                f"{where}: settings {sorted(unknown)} of rope scaling {kind!r} are not understood"
-            )
+    unknown = {k for k, v in rope.items() if v is not None} - _KEYS[kind] - _ALWAYS
+    if unknown and kind != "default":
+        raise ValueError(f"{where}: settings {sorted(unknown)} of rope scaling {kind!r} are not understood")
     fraction = float(rope.get("partial_rotary_factor") or 1.0)
     dim = int(head_dim * fraction)
     theta = float(rope["rope_theta"])

@@ -1,7 +1,7 @@
 """A pass over one sequence through the first layers of a model that leaves nothing behind.
 
-Each layer sees the whole sequence before the next one starts, so that keys and values of one layer at a time are held,
-in a store that all layers share. Tokens go through a layer in chunks, which bounds the activations.
+Each layer sees the whole sequence before the next one starts, so that keys and values of one layer at a time
+are held, in a store that all layers share. Tokens go through a layer in chunks, which bounds the activations.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from twofold.ops.attention import Span
 from twofold.ops.movement import Send
 
 CHUNK = 4096
-"""Tokens that go through a layer at once: enough to read its weights seldom, few enough to keep activations small."""
+"""Tokens that go through a layer at once: enough to read its weights seldom, with small activations."""
 
 Chunk = tuple[Residual, Context]
 
@@ -59,8 +59,9 @@ class LayerPass:
         return [layer for stage in self._stages for layer in stage]
 
     def held_bytes(self, tokens: int) -> int:
-        """Bytes that a sequence of `tokens` keeps alive during the pass, beside the activations of a step of CHUNK
-        tokens: the residual stream and what is to be added to it, one layer's keys and values, rotations."""
+        """Bytes that a sequence of `tokens` keeps alive during the pass, beside the activations of a step of
+        CHUNK tokens: the residual stream and what is to be added to it, one layer's keys, values, rotations.
+        """
         spec = self.model.spec
         attentions = [layer.attention for layer in self.model.layers if layer.attention is not None]
         stored = attentions[0].cache.heads.stored_width if attentions else 0

@@ -98,7 +98,8 @@ def check_tensors(spec: ModelSpec, sources: Mapping[str, Source], where: str) ->
     for name, shape in shapes.items():
         if sources[name].shape != shape:
             raise ValueError(
-                f"{where}: tensor {name} has shape {list(sources[name].shape)}, the header implies {list(shape)}"
+                f"{where}: tensor {name} has shape {list(sources[name].shape)}, "
+                f"the header implies {list(shape)}"
             )
 
 

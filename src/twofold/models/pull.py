@@ -65,7 +65,8 @@ def _present(entry: Entry, source: WheelSource | HubSource, report: Progress) ->
     if path.stat().st_size == source.bytes and _verify(path, report) == source.sha256:
         return path
     raise PullError(
-        f"{path} is not {entry.title}: its checksum is wrong. Delete it and run `twofold pull {entry.name}` again"
+        f"{path} is not {entry.title}: its checksum is wrong. "
+        f"Delete it and run `twofold pull {entry.name}` again"
     )
 
 

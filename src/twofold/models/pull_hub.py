@@ -20,11 +20,9 @@ def download_repository(source: HubSource, folder: Path, progress: Progress) -> 
     repository cannot be reached, does not exist or wants its licence accepted first.
     """
     # Imported here: importing it takes longer than most commands.
-    import httpx
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
-        HfHubHTTPError,
         LocalEntryNotFoundError,
         OfflineModeIsEnabled,
         RepositoryNotFoundError,
@@ -42,7 +40,11 @@ def download_repository(source: HubSource, folder: Path, progress: Progress) -> 
         raise PullError("there is no such repository or revision, or it is private") from None
     except (OfflineModeIsEnabled, LocalEntryNotFoundError):
         raise PullError("huggingface.co cannot be reached") from None
-    except (HfHubHTTPError, httpx.HTTPError) as error:
+    except OSError:
+        raise  # of the disk
+    except (
+        Exception
+    ) as error:  # the library's transport, which differs from version to version, has its own kinds
         raise PullError(f"huggingface.co cannot be reached ({type(error).__name__})") from None
     shutil.rmtree(target / _LOCAL_STATE, ignore_errors=True)
     size = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())

@@ -32,7 +32,8 @@ def download_wheel(part: WheelPart, folder: Path, progress: Callable[[int], None
     incoming = work / "tmp"
     incoming.mkdir(parents=True)
     command = [
-        sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-input", "--no-cache-dir",
+        sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:",
+        "--no-input", "--no-cache-dir",
         "--disable-pip-version-check", "--progress-bar", "off", "--retries", "2", "-d", str(work),
         f"{part.pypi}=={part.version}",
     ]  # fmt: skip

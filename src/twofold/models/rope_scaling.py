@@ -73,7 +73,8 @@ def longrope(
     for name, given in (("short", short), ("long", long)):
         if len(given) != dim // 2:
             raise ValueError(
-                f"rope scaling: {name} factors are {len(given)}, one for each of {dim // 2} frequencies wanted"
+                f"rope scaling: {name} factors are {len(given)}, "
+                f"one for each of {dim // 2} frequencies wanted"
             )
     factor = factor if factor is not None else max_context / original_context
     if attention_factor is None:

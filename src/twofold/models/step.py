@@ -17,7 +17,8 @@ class StepInput:
     spans: per sequence, its new tokens and the cache entries visible to the last of them. num_logits: rows of logits wanted.
     The rest is None on modelled devices: token_ids [T], positions [T] (int64), slots [T] (flat cache slot of each new
     token), tables: per sequence, the flat slots of its visible entries in order [keys], rows: per sequence, its row in
-    per-sequence stores, logit_rows [num_logits] (indices into T).
+    per-sequence stores, logit_rows [num_logits] (indices into T), drafts: per sequence, how many of its last new tokens
+    are guesses that may be voided when the step is committed (empty: none).
     """
 
     spans: Sequence[Span]
@@ -29,6 +30,7 @@ class StepInput:
     tables: Sequence[torch.Tensor] = ()
     rows: Sequence[int] = ()
     logit_rows: torch.Tensor | None = None
+    drafts: Sequence[int] = ()
     _totals: dict[int | None, SpanTotals] = field(default_factory=dict)
 
     def totals(self, window: int | None) -> SpanTotals:

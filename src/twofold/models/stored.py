@@ -66,10 +66,7 @@ def map_file(path: Path) -> Tensor:
 
 def rows(source: Source, start: int, stop: int) -> Source:
     """Rows `start` to `stop` of a [out, in] matrix or of a vector's elements (a view of the same bytes)."""
-    if len(source.shape) == 1:
-        width = get_format(source.format).bits // 8
-    else:
-        width = source.row_bytes
+    width = get_format(source.format).bits // 8 if len(source.shape) == 1 else source.row_bytes
     shape = (stop - start, *source.shape[1:])
     return replace(source, shape=shape, load=lambda: source.load()[start * width : stop * width])
 
@@ -105,7 +102,8 @@ def stack(sources: Sequence[Source]) -> Source:
     for other in sources:
         if (other.format, other.shape) != (first.format, first.shape):
             raise ValueError(
-                f"experts of one layer differ: {first.format} {list(first.shape)} and {other.format} {list(other.shape)}"
+                f"experts of one layer differ: {first.format} {list(first.shape)} and "
+                f"{other.format} {list(other.shape)}"
             )
     return replace(
         first, shape=(len(sources), *first.shape), load=lambda: torch.cat([s.load() for s in sources])

@@ -66,8 +66,8 @@ _CUTS: dict[str, _Cut] = {
 
 # Control tokens that end a turn or a text in one family or another, beside those that the file names.
 _ENDS = {
-    "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|endoftext|>", "<|end|>", "<end_of_turn>", "<eos>",
-    "</s>",
+    "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|endoftext|>", "<|end|>", "<end_of_turn>",
+    "<eos>", "</s>",
 }  # fmt: skip
 
 

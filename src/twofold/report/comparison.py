@@ -1,4 +1,5 @@
-"""A comparison: the baseline, each technique alone, and combinations; measured here, predicted here and elsewhere."""
+"""A comparison: the baseline, each technique alone, and combinations; measured here, predicted here and
+elsewhere."""
 
 from __future__ import annotations
 
@@ -18,16 +19,16 @@ CHECKED = ("ttft", "tpot", "e2e", "tokens_per_s")
 class Row(Record):
     """One plan of a comparison.
 
-    refused: why this combination cannot run at all (it then has no results). refused_elsewhere: by device, why that
-    device cannot take it. elsewhere: predictions by device name.
+    refused: why this combination cannot run at all (it then has no results). refused_elsewhere: by device,
+    why that device cannot take it. elsewhere: predictions by device name.
     """
 
     label: str
     measured: Result | None = None
     predicted_here: Result | None = None
-    predicted_elsewhere: dict[str, Result] = {}
+    predicted_elsewhere: dict[str, Result] = Field(default_factory=dict)
     refused: str | None = None
-    refused_elsewhere: dict[str, str] = {}
+    refused_elsewhere: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="before")
     @classmethod
@@ -70,8 +71,8 @@ class Comparison(Record):
     device: str
     workload: Load
     baseline: Row
-    rows: list[Row] = []
-    notes: list[str] = []
+    rows: list[Row] = Field(default_factory=list)
+    notes: list[str] = Field(default_factory=list)
     twofold_version: str = Field(default_factory=twofold_version)
     created: datetime = Field(default_factory=lambda: datetime.now(UTC))
 
@@ -104,11 +105,11 @@ class Comparison(Record):
 
     @classmethod
     def single(cls, result: Result) -> Comparison:
-        """A comparison with one row, so that one result is shown in the same way."""
+        """A comparison with one row, so that one result is plotted in the same way."""
         row = (
             Row(label=result.label, measured=result)
             if result.kind == "run"
-            else Row(label=result.label, predicted_elsewhere={result.device: result})
+            else Row(label=result.label, predicted_here=result)
         )
         return cls(
             title=f"{result.model} on {result.device}",

@@ -14,12 +14,11 @@ _APPLICATION_ID = 0x32466F6C  # "2Fol", so that another program's database is ne
 _VERSION = 1
 _TABLES = """
 CREATE TABLE comparisons (
-    id INTEGER PRIMARY KEY, uid TEXT NOT NULL UNIQUE, created TEXT NOT NULL, title TEXT NOT NULL, body TEXT NOT NULL);
-CREATE TABLE results (
-    id INTEGER PRIMARY KEY, uid TEXT NOT NULL UNIQUE, created TEXT NOT NULL, kind TEXT NOT NULL, model TEXT NOT NULL,
-    device TEXT NOT NULL, label TEXT NOT NULL, techniques TEXT NOT NULL, body TEXT NOT NULL,
-    comparison INTEGER REFERENCES comparisons(id));
-CREATE INDEX results_created ON results(created);
+    id INTEGER PRIMARY KEY, uid TEXT NOT NULL UNIQUE, created TEXT NOT NULL, title TEXT NOT NULL, body TEXT
+    NOT NULL); CREATE TABLE results ( id INTEGER PRIMARY KEY, uid TEXT NOT NULL UNIQUE, created TEXT NOT NULL,
+    kind TEXT NOT NULL, model TEXT NOT NULL, device TEXT NOT NULL, label TEXT NOT NULL, techniques TEXT NOT
+    NULL, body TEXT NOT NULL, comparison INTEGER REFERENCES comparisons(id)); CREATE INDEX results_created ON
+    results(created);
 """
 
 
@@ -42,25 +41,37 @@ def version(db: sqlite3.Connection, path: Path) -> int:
     if owner != _APPLICATION_ID and (owner or version or tables):
         raise ValueError(f"{path} is a database of another program; name another file in TWOFOLD_RESULTS")
     if version > _VERSION:
-        raise ValueError(f"{path} was written by a newer Twofold (tables {version}, this one knows {_VERSION}); upgrade")
+        raise ValueError(
+            f"{path} was written by a newer Twofold (tables {version}, this one knows {_VERSION}); upgrade"
+        )
     return version
 
 
 def insert(db: sqlite3.Connection, uid: str, result: Result, comparison: int | None) -> int:
     """Insert `result` under the unique key `uid`, unless it is there already; returns its number."""
     names = json.dumps([t.name for t in result.techniques])
-    values = (uid, instant(result.created), result.kind, result.model, result.device, result.label, names,
-              result.model_dump_json(), comparison)  # fmt: skip
+    values = (
+        uid,
+        instant(result.created),
+        result.kind,
+        result.model,
+        result.device,
+        result.label,
+        names,
+        result.model_dump_json(),
+        comparison,
+    )
     db.execute(
-        "INSERT OR IGNORE INTO results (uid, created, kind, model, device, label, techniques, body, comparison)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT OR IGNORE INTO results (uid, created, kind, model, device, label, techniques, body,"
+        " comparison) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         values,
     )
     return int(db.execute("SELECT id FROM results WHERE uid = ?", (uid,)).fetchone()[0])
 
 
 def insert_comparison(db: sqlite3.Connection, uid: str, comparison: Comparison) -> int:
-    """Insert `comparison` and all its results, unless they are there already; returns the comparison's number."""
+    """Insert `comparison` and all its results, unless they are there already; returns the comparison's
+    number."""
     values = (uid, instant(comparison.created), comparison.title, comparison.model_dump_json())
     db.execute("INSERT OR IGNORE INTO comparisons (uid, created, title, body) VALUES (?, ?, ?, ?)", values)
     number = int(db.execute("SELECT id FROM comparisons WHERE uid = ?", (uid,)).fetchone()[0])

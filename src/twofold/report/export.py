@@ -1,4 +1,5 @@
-"""Results as text for other programs: JSON (the full schema) and CSV (one row per result, one column per number)."""
+"""Results as text for other programs: JSON (the full schema) and CSV (one row per result, one column per
+number)."""
 
 from __future__ import annotations
 
@@ -15,16 +16,15 @@ _QUALITY = ("kl_divergence", "top1_agreement", "perplexity", "perplexity_baselin
 
 
 def to_json(stored: Iterable[Stored]) -> str:
-    """A JSON list of results in the documented schema, each with its `id` and `comparison` in the database."""
-    rows = [
-        {"id": s.id, "comparison": s.comparison, **s.result.model_dump(mode="json")} for s in stored
-    ]  # fmt: skip
+    """A JSON list of results in the documented schema, each with its `id` and `comparison` in the
+    database."""
+    rows = [{"id": s.id, "comparison": s.comparison, **s.result.model_dump(mode="json")} for s in stored]
     return json.dumps(rows, indent=1, ensure_ascii=False)
 
 
 def to_csv(stored: Iterable[Stored]) -> str:
-    """CSV with a header. Figures take three columns (`ttft_low`, `ttft_mid`, `ttft_high`), in the schema's units; what is
-    unknown is empty. Techniques are written as `name:key=value,key=value`, joined by `+`."""
+    """CSV with a header. Figures take three columns (`ttft_low`, `ttft_mid`, `ttft_high`), in the schema's
+    units; what is unknown is empty. Techniques are written as `name:key=value,key=value`, joined by `+`."""
     rows = [_flat(s) for s in stored]
     columns = list(dict.fromkeys(key for row in rows for key in row))
     out = io.StringIO()

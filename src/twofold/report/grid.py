@@ -1,7 +1,9 @@
-"""What the tables say, before anybody decides how they look: the terminal, Markdown and HTML print the same cells."""
+"""What the tables say, before anybody decides how they look: the terminal, Markdown and HTML print the
+same cells."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -41,44 +43,69 @@ class Grid:
 
 
 def speedup(row: Row, baseline: Row, device: str | None = None) -> float | None:
-    """Generated tokens per second over the baseline's: measured here, or predicted on `device`. None where either is
-    unknown."""
-    ours, base = (
-        (r.measured if device is None else r.predicted_elsewhere.get(device)) for r in (row, baseline)
-    )  # fmt: skip
+    """Generated tokens per second over the baseline's, None where either is unknown.
+
+    On `device` as predicted; without one on this machine: measured, or predicted where the baseline was not
+    measured.
+    """
+    if device is not None:
+        ours, base = row.predicted_elsewhere.get(device), baseline.predicted_elsewhere.get(device)
+    elif baseline.measured:
+        ours, base = row.measured, baseline.measured
+    else:
+        ours, base = row.predicted_here, baseline.predicted_here
     if not (ours and base and ours.tokens_per_s and base.tokens_per_s and base.tokens_per_s.mid):
         return None
     return ours.tokens_per_s.mid / base.tokens_per_s.mid
 
 
 def measured(comparison: Comparison) -> Grid | None:
-    """What was measured on this machine: speed, memory by part, achieved bandwidth and FLOP/s. None if nothing was."""
-    rows = comparison.all_rows
-    if not any(r.measured for r in rows):
+    """What was measured on this machine: speed, memory by part, achieved bandwidth and FLOP/s. None if
+    nothing was."""
+    if not any(row.measured for row in comparison.all_rows):
         return None
-    energy = any(r.measured and r.measured.energy_per_token for r in rows)
+    return _speed_and_memory(comparison, f"Measured on {comparison.device}", lambda row: row.measured)
+
+
+def _speed_and_memory(comparison: Comparison, title: str, pick: Callable[[Row], Result | None]) -> Grid:
+    """Speed, memory by part, achieved bandwidth and FLOP/s of the result that `pick` takes of each row."""
+    rows = comparison.all_rows
+    picked = [result for result in map(pick, rows) if result is not None]
+    energy = any(result.energy_per_token for result in picked)
     columns = [
-        _NAME, Column("TTFT"), Column("TPOT"), Column("speed", "token/s"), Column("", "vs. base"),
-        Column("weights"), Column("cache"), Column("total"), Column("read+write", "GB/s"), Column("compute", "GFLOP/s"),
-    ]  # fmt: skip
+        _NAME,
+        Column("TTFT"),
+        Column("TPOT"),
+        Column("speed", "token/s"),
+        Column("", "vs. base"),
+        Column("weights"),
+        Column("cache"),
+        Column("total"),
+        Column("read+write", "GB/s"),
+        Column("compute", "GFLOP/s"),
+    ]
     if energy:
         columns.append(Column("energy", "per token"))
 
     def cells(row: Row) -> tuple[str, ...]:
-        r = row.measured
+        r = pick(row)
         if r is None:
             return (units.UNKNOWN,) * (len(columns) - 1)
         gain = speedup(row, comparison.baseline)
         texts = [
-            units.middle(r.ttft), units.middle(r.tpot), units.middle(r.tokens_per_s, bare=True),
+            units.middle(r.ttft),
+            units.middle(r.tpot),
+            units.middle(r.tokens_per_s, bare=True),
             units.UNKNOWN if gain is None else units.ratio(gain),
-            units.middle(r.memory.weights), units.middle(r.memory.cache), units.middle(r.memory.total),
-            units.middle(r.achieved_gb_s, bare=True), units.middle(r.achieved_gflop_s, bare=True),
-        ]  # fmt: skip
+            units.middle(r.memory.weights),
+            units.middle(r.memory.cache),
+            units.middle(r.memory.total),
+            units.middle(r.achieved_gb_s, bare=True),
+            units.middle(r.achieved_gflop_s, bare=True),
+        ]
         return tuple(texts + ([units.middle(r.energy_per_token)] if energy else []))
 
-    notes = _missing_notes([r.measured for r in rows if r.measured])
-    return Grid(f"Measured on {comparison.device}", tuple(columns), _lines(rows, cells), tuple(notes))
+    return Grid(title, tuple(columns), _lines(rows, cells), tuple(_missing_notes(picked)))
 
 
 def quality(comparison: Comparison) -> Grid | None:
@@ -88,9 +115,13 @@ def quality(comparison: Comparison) -> Grid | None:
         return None
     lengths = sorted({n for r in rows for n in _quality(r).passkey})
     columns = (
-        _NAME, Column("KL", "nat/token"), Column("top-1", "agreement"), Column("perplexity"), Column("", "vs. base"),
+        _NAME,
+        Column("KL", "nat/token"),
+        Column("top-1", "agreement"),
+        Column("perplexity"),
+        Column("", "vs. base"),
         *(Column("" if i else "passkey", f"at {n:,}") for i, n in enumerate(lengths)),
-    )  # fmt: skip
+    )
 
     def cells(row: Row) -> tuple[str, ...]:
         q = _quality(row)
@@ -111,21 +142,32 @@ def quality(comparison: Comparison) -> Grid | None:
     without = [r.label for r in comparison.all_rows if r.refused is None and id(r) not in measured_rows]
     tokens = sorted({_quality(r).tokens for r in rows})
     sources = sorted({_quality(r).source for r in rows if _quality(r).source})
-    notes = [f"on {' / '.join(f'{n:,}' for n in tokens)} tokens" + (f" of {', '.join(sources)}" if sources else "")]
+    notes = [
+        f"on {' / '.join(f'{n:,}' for n in tokens)} tokens" + (f" of {', '.join(sources)}" if sources else "")
+    ]
     notes += ["passkey: share of keys retrieved from prompts of that many tokens"] if lengths else []
     notes += [f"quality not measured: {', '.join(without)}"] if without else []
     return Grid("Quality against the unmodified model", columns, _lines(rows, cells), tuple(notes))
 
 
 def predicted_here(comparison: Comparison) -> Grid | None:
-    """The predictions for this machine, each with its error. None if there are none."""
+    """The predictions for this machine, each with its error where there is a measurement. None if there
+    are none."""
     rows = comparison.all_rows
-    if not any(r.predicted_here for r in rows):
+    found = [row.predicted_here for row in rows if row.predicted_here]
+    if not found:
         return None
+    title, confidence = f"Predicted on {comparison.device}", f"confidence: {_confidences(found)}"
+    if not any(row.errors for row in rows):
+        grid = _speed_and_memory(comparison, title, lambda row: row.predicted_here)
+        return replace(grid, notes=(confidence, *grid.notes))
     names = (("ttft", "TTFT"), ("tpot", "TPOT"), ("tokens_per_s", "speed"))
     columns = [_NAME]
     for name, heading in names:
-        columns += [Column(heading, "token/s" if name == "tokens_per_s" else "predicted"), Column("", "error")]
+        columns += [
+            Column(heading, "token/s" if name == "tokens_per_s" else "predicted"),
+            Column("", "error"),
+        ]
 
     def cells(row: Row) -> tuple[str, ...]:
         texts = []
@@ -138,16 +180,18 @@ def predicted_here(comparison: Comparison) -> Grid | None:
             ]
         return tuple(texts)
 
-    found = {name: comparison.median_error(name) for name, _ in names}
-    medians = [f"{heading} {found[name]:.0%}" for name, heading in names if found[name] is not None]
-    notes = [f"confidence: {_confidences([r.predicted_here for r in rows if r.predicted_here])}"]
-    notes += [f"median absolute error: {', '.join(m.replace('%', ' %') for m in medians)}"] if medians else []
-    return Grid(f"Predicted on {comparison.device}", tuple(columns), _lines(rows, cells), tuple(notes))
+    medians = [
+        f"{heading} {error * 100:.0f} %"
+        for name, heading in names
+        if (error := comparison.median_error(name)) is not None
+    ]
+    notes = (confidence, f"median absolute error: {', '.join(medians)}")
+    return Grid(title, tuple(columns), _lines(rows, cells), notes)
 
 
 def predicted_elsewhere(comparison: Comparison) -> Grid | None:
-    """The predictions for the other devices: tokens/s, and how it compares with that device's own baseline. None if
-    there are none."""
+    """The predictions for the other devices: tokens/s, and how it compares with that device's own
+    baseline. None if there are none."""
     rows, devices = comparison.all_rows, comparison.devices
     if not devices:
         return None
@@ -160,7 +204,9 @@ def predicted_elsewhere(comparison: Comparison) -> Grid | None:
         texts: list[str] = []
         for device in devices:
             if device in row.refused_elsewhere:
-                refusals.setdefault(f"{device} refuses {{}}: {row.refused_elsewhere[device]}", []).append(row.label)
+                refusals.setdefault(f"{device} refuses {{}}: {row.refused_elsewhere[device]}", []).append(
+                    row.label
+                )
                 texts += ["refused", ""]
                 continue
             result = row.predicted_elsewhere.get(device)
@@ -183,7 +229,12 @@ def predicted_elsewhere(comparison: Comparison) -> Grid | None:
 
 def all_grids(comparison: Comparison) -> list[Grid]:
     """Every table that has something to say, in reading order."""
-    made = (measured(comparison), quality(comparison), predicted_here(comparison), predicted_elsewhere(comparison))
+    made = (
+        measured(comparison),
+        quality(comparison),
+        predicted_here(comparison),
+        predicted_elsewhere(comparison),
+    )
     grids = [grid for grid in made if grid is not None]
     for index in range(1, len(grids)):  # a reason for a refusal is worth reading once
         grids[index] = replace(grids[index], lines=tuple(x for x in grids[index].lines if x.span is None))
@@ -193,9 +244,8 @@ def all_grids(comparison: Comparison) -> list[Grid]:
 _NAME = Column("technique", align="left")
 
 
-def _lines(rows: list[Row], cells: object) -> tuple[Line, ...]:
+def _lines(rows: list[Row], cells: Callable[[Row], tuple[str, ...]]) -> tuple[Line, ...]:
     """One line per row; the first (the baseline) is strong; a refused row says why instead of its cells."""
-    assert callable(cells)
     return tuple(
         Line((row.label,), span=f"refused: {row.refused}")
         if row.refused is not None
@@ -209,7 +259,8 @@ def _share(value: Figure | None) -> str:
 
 
 def _quality(row: Row) -> Quality:
-    assert row.measured is not None and row.measured.quality is not None
+    assert row.measured is not None
+    assert row.measured.quality is not None
     return row.measured.quality
 
 

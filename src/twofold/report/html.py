@@ -11,11 +11,21 @@ from twofold.report import units
 from twofold.report.comparison import Comparison, Row
 from twofold.report.grid import Grid, all_grids, speedup
 from twofold.report.pictures import pictures
+from twofold.report.result_grid import result_grids, value_text
 from twofold.report.schema import Result
 
 
 def render(comparison: Comparison) -> str:
     """A complete HTML page for a comparison."""
+    return _page(comparison, all_grids(comparison), summary(comparison))
+
+
+def render_result(result: Result) -> str:
+    """A complete HTML page for one result."""
+    return _page(Comparison.single(result), result_grids(result), [])
+
+
+def _page(comparison: Comparison, grids: list[Grid], sentences: list[str]) -> str:
     environment = Environment(
         loader=PackageLoader("twofold.report"),
         autoescape=select_autoescape(),
@@ -24,12 +34,14 @@ def render(comparison: Comparison) -> str:
         lstrip_blocks=True,
     )
     environment.filters["heading_groups"] = heading_groups
-    environment.filters["value"] = _value
+    environment.filters["value"] = value_text
+    environment.filters["prose"] = _prose
+    environment.filters["label"] = _label
     drawn = [picture._replace(svg=Markup(picture.svg)) for picture in pictures(comparison)]
     return environment.get_template("report.html").render(
         comparison=comparison,
-        summary=summary(comparison),
-        grids=all_grids(comparison),
+        summary=sentences,
+        grids=grids,
         pictures=drawn,
         confidences=sorted({r.confidence for r in comparison.results}),
         host=_reference(comparison).host if comparison.results else None,
@@ -38,16 +50,13 @@ def render(comparison: Comparison) -> str:
     )
 
 
-def render_result(result: Result) -> str:
-    """A complete HTML page for one result."""
-    return render(Comparison.single(result))
-
-
-def write(comparison: Comparison, path: Path) -> None:
+def write(shown: Comparison | Result, path: Path) -> None:
     """Write the page to `path`; ValueError if that cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(render(comparison), encoding="utf-8")
+        path.write_text(
+            render(shown) if isinstance(shown, Comparison) else render_result(shown), encoding="utf-8"
+        )
     except OSError as error:
         raise ValueError(f"cannot write the report to {path}: {error.strerror}") from error
 
@@ -59,23 +68,28 @@ def summary(comparison: Comparison) -> list[str]:
     if gains:
         best = max(gains, key=lambda label: gains[label])
         if gains[best] > 1:
-            said.append(f"Fastest on {comparison.device}: {best}, {units.ratio(gains[best])} the baseline's token/s.")
+            said.append(
+                f"Fastest on {comparison.device}: {best}, {units.ratio(gains[best])} the baseline's token/s."
+            )
         else:
             said.append(f"No row is faster than the baseline on {comparison.device}.")
-        exact = {row.label: gains[row.label] for row in comparison.rows if row.label in gains and _unchanged(row)}
+        exact = {
+            row.label: gains[row.label] for row in comparison.rows if row.label in gains and _unchanged(row)
+        }
         lossless = max(exact, key=lambda label: exact[label], default=None)
         if lossless is not None and lossless != best and exact[lossless] > 1:
-            said.append(f"Fastest without a measured change of the output: {lossless}, {units.ratio(exact[lossless])}.")
+            said.append(
+                f"Fastest with unchanged output, as measured: {lossless}, {units.ratio(exact[lossless])}."
+            )
     totals = {row.label: row.measured.memory.total.mid for row in comparison.all_rows if row.measured}
     if len(totals) > 1 and base.label in totals:
         least = min(totals, key=lambda label: totals[label])
         if totals[least] < totals[base.label]:
-            said.append(
-                f"Least memory: {least}, {units.si(totals[least], 'B')} instead of {units.si(totals[base.label], 'B')}."
-            )
+            few, all_of_it = units.si(totals[least], "B"), units.si(totals[base.label], "B")
+            said.append(f"Least memory: {least}, {few} instead of {all_of_it}.")
     error = comparison.median_error("tpot")
     if error is not None:
-        said.append(f"Predictions for {comparison.device} are off by {error * 100:.0f} % of TPOT in the median over rows.")
+        said.append(f"TPOT predicted for {comparison.device} is off by {error * 100:.0f} % in the median over rows.")
     return said
 
 
@@ -101,12 +115,11 @@ def _reference(comparison: Comparison) -> Result:
     return comparison.baseline.measured or comparison.results[0]
 
 
-def _value(value: object) -> str:
-    """A counter, a behaviour or a derived default as text."""
-    if isinstance(value, bool) or value is None:
-        return str(value).lower()
-    if isinstance(value, int | float):
-        return units.digits(value) if isinstance(value, float) and not value.is_integer() else f"{value:,.0f}"
-    if isinstance(value, list):
-        return ", ".join(_value(v) for v in value)
-    return str(value)
+def _prose(text: str) -> str:
+    """Text in which a number is not torn from its percent sign."""
+    return text.replace(" %", "\u00a0%")
+
+
+def _label(text: str) -> Markup:
+    """A row's label that may be broken where its parameters begin."""
+    return Markup("(<wbr>").join(text.split("("))

@@ -1,14 +1,16 @@
-"""Which plots a comparison is shown with, and the sentence under each: from results to the numbers that plots take."""
+"""Which plots a comparison is shown with, and the sentence under each: from results to the numbers that
+plots take."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from twofold.report import plots
+from twofold.report import bars, plots
+from twofold.report.bars import Bar, Group
 from twofold.report.comparison import Comparison, Row
 from twofold.report.grid import speedup
-from twofold.report.plots import Bar, Group, Point
+from twofold.report.plots import Point
 from twofold.report.schema import Memory, OpShare, Result
 
 
@@ -42,8 +44,8 @@ def _speed_quality(comparison: Comparison) -> Iterator[Picture]:
     if points:
         yield Picture(
             "Speed against quality",
-            "Up is faster than the baseline (dashed), left is closer to the unmodified model. What stands at zero changes "
-            "nothing in the output.",
+            "Up is faster than the baseline (dashed), left is closer to the unmodified model. What stands at "
+            "zero changes nothing in the output.",
             plots.speed_against_quality(points),
         )
 
@@ -59,9 +61,10 @@ def _memory(comparison: Comparison) -> Iterator[Picture]:
         yield Picture(
             "Memory by part",
             "Counted bytes at the peak, per device; unaccounted is what the process grew by beyond them.",
-            plots.stacked(groups, "B", name="memory", title="Memory by part",
-                          limit=capacity.mid if capacity else None),
-        )  # fmt: skip
+            bars.stacked(
+                groups, "B", name="memory", title="Memory by part", limit=capacity.mid if capacity else None
+            ),
+        )
 
 
 def _parts(memory: Memory) -> dict[str, float]:
@@ -89,8 +92,9 @@ def _latency(comparison: Comparison) -> Iterator[Picture]:
     if groups:
         yield Picture(
             "Time by kind of op",
-            "Where the seconds go, measured above predicted (paler): the parts should agree, not only the sums.",
-            plots.stacked(groups, "s", name="latency", title="Time by kind of op"),
+            "Where the seconds go, measured above predicted (paler): the parts should agree, not "
+            "only the sums.",
+            bars.stacked(groups, "s", name="latency", title="Time by kind of op"),
         )
 
 
@@ -100,7 +104,9 @@ def _roofline(comparison: Comparison) -> Iterator[Picture]:
         (r for r in (base.measured, base.predicted_here) if r is not None and _points(r.breakdown)),
         None,
     )
-    roofs = next((r.ceilings for r in (base.measured, base.predicted_here) if r is not None and r.ceilings), None)
+    roofs = next(
+        (r.ceilings for r in (base.measured, base.predicted_here) if r is not None and r.ceilings), None
+    )
     if source is None or roofs is None:
         return
     series = {f"ops of {base.label}": _points(source.breakdown)}
@@ -114,8 +120,8 @@ def _roofline(comparison: Comparison) -> Iterator[Picture]:
         "Roofline",
         f"{word} ops under the ceilings of {comparison.device}"
         + (f" ({roofs.source})" if roofs.source else "")
-        + ". On the slope memory is the limit, under the flat roof arithmetic is; the distance to the line is what "
-        "better kernels could gain.",
+        + ". On the slope memory is the limit, under the flat roof arithmetic is; the distance to the line is "
+        "what better kernels could gain.",
         plots.roofline(series, roofs.gb_s, roofs.gflop_s),
     )
 
@@ -158,9 +164,11 @@ def _speedups(comparison: Comparison) -> Iterator[Picture]:
     rows = [(row.label, _gains(comparison, row)) for row in comparison.rows if row.refused is None]
     rows = [(label, gains) for label, gains in rows if gains]
     if rows and comparison.devices:
+        here = comparison.baseline.measured is not None
+        told = f"{comparison.device} is measured, the others are predicted" if here else "All are predicted"
         yield Picture(
             "What each technique gains where",
-            f"{comparison.device} is measured, the others are predicted, each over its own baseline. A technique whose marks "
+            f"{told}, each over its own baseline. A technique whose marks "
             "lie far apart pays on one device and not on another.",
             plots.device_speedups(rows),
         )
@@ -171,7 +179,8 @@ def _devices(comparison: Comparison) -> Iterator[Picture]:
     for device in (comparison.device, *comparison.devices):
         speeds = {}
         for row in comparison.all_rows:
-            result = row.measured if device == comparison.device else row.predicted_elsewhere.get(device)
+            here = row.measured if comparison.baseline.measured else row.predicted_here
+            result = here if device == comparison.device else row.predicted_elsewhere.get(device)
             if result is not None and result.tokens_per_s is not None and result.tokens_per_s.mid > 0:
                 speeds[row.label] = result.tokens_per_s.mid
         base = speeds.pop(comparison.baseline.label, None)
@@ -181,7 +190,7 @@ def _devices(comparison: Comparison) -> Iterator[Picture]:
     if len(found) > 1:
         yield Picture(
             "The same plan on other devices",
-            "From the baseline to the fastest row, on a logarithmic scale: the length of a line is what techniques give, "
-            "the distance between lines what hardware gives.",
+            "From the baseline to the fastest row, on a logarithmic scale: the length of a line is what techniques "
+            "give, the distance between lines what hardware gives.",
             plots.device_speed(found),
         )

@@ -1,16 +1,25 @@
-"""The plots of a report: pure functions from numbers to an inline SVG element."""
+"""The scatter plots of a report: pure functions from numbers to an inline SVG element."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from twofold.report import units
-from twofold.report.svg import COLOURS, INK, MARKERS, PAPER, RULE, drawing, label_points, legend, to_svg
-
-_KEPT = 7  # kinds of op that keep a colour of their own; the smallest of the others are summed as "other"
+from twofold.report.svg import (
+    COLOURS,
+    INK,
+    MARKERS,
+    PAPER,
+    RULE,
+    SMALL,
+    drawing,
+    label_points,
+    legend,
+    to_svg,
+)
 
 
 class Point(NamedTuple):
@@ -21,23 +30,12 @@ class Point(NamedTuple):
     y: float
 
 
-class Bar(NamedTuple):
-    """One stacked bar: text in front of it (may be empty), and its parts by name. `faint` for a prediction."""
-
-    caption: str
-    parts: Mapping[str, float]
-    faint: bool = False
-
-
-class Group(NamedTuple):
-    """Bars that belong together, under one label."""
-
-    label: str
-    bars: Sequence[Bar]
-
-
 def roofline(
-    series: Mapping[str, Sequence[Point]], gb_s: Mapping[str, float], gflop_s: Mapping[str, float], *, name: str = "roofline"
+    series: Mapping[str, Sequence[Point]],
+    gb_s: Mapping[str, float],
+    gflop_s: Mapping[str, float],
+    *,
+    name: str = "roofline",
 ) -> str:
     """Ops under the ceilings of a device. Points: x in FLOP/byte, y in GFLOP/s; both must be positive.
 
@@ -54,103 +52,123 @@ def roofline(
         roof = max(gflop_s.values(), default=None)
         for index, (level, slope) in enumerate(gb_s.items()):
             end = right if roof is None else min(right, roof / slope)
-            axes.plot([left, end], [slope * left, slope * end], color=INK, lw=1.2, ls=_DASHES[index % len(_DASHES)],
-                      label=f"{level} {units.digits(slope)} GB/s")  # fmt: skip
+            axes.plot(
+                [left, end],
+                [slope * left, slope * end],
+                color=INK,
+                lw=1.2,
+                ls=_DASHES[index % len(_DASHES)],
+                label=f"{level} {units.digits(slope)} GB/s",
+            )
         start = min(ridges, default=left)
         for index, (precision, height) in enumerate(gflop_s.items()):
-            axes.plot([min(start, right), right], [height, height], color=INK, lw=1.2, ls=_DASHES[index % len(_DASHES)])
-            axes.annotate(f"{precision} {units.digits(height)} GFLOP/s", (right, height), xytext=(-2, 4), ha="right",
-                          textcoords="offset points")  # fmt: skip
+            axes.plot(
+                [min(start, right), right],
+                [height, height],
+                color=INK,
+                lw=1.2,
+                ls=_DASHES[index % len(_DASHES)],
+            )
+            axes.annotate(
+                f"{precision} {units.digits(height)} GFLOP/s",
+                (right, height),
+                xytext=(-2, 4),
+                ha="right",
+                textcoords="offset points",
+            )
         for index, (label, found) in enumerate(series.items()):
-            axes.scatter([p.x for p in found], [p.y for p in found], s=34, color=COLOURS[index % len(COLOURS)],
-                         marker=MARKERS[index % len(MARKERS)], label=label, zorder=3)  # fmt: skip
-        axes.set(xscale="log", yscale="log", xlim=(left, right), ylim=(bottom, top),
-                 xlabel="FLOP per byte", ylabel="GFLOP/s")  # fmt: skip
+            axes.scatter(
+                [p.x for p in found],
+                [p.y for p in found],
+                s=34,
+                color=COLOURS[index % len(COLOURS)],
+                marker=MARKERS[index % len(MARKERS)],
+                label=label,
+                zorder=3,
+            )
+        axes.set(
+            xscale="log",
+            yscale="log",
+            xlim=(left, right),
+            ylim=(bottom, top),
+            xlabel="FLOP per byte",
+            ylabel="GFLOP/s",
+        )
         _plain_log(axes.xaxis)
         _plain_log(axes.yaxis)
-        legend(figure, axes, columns=3)
+        legend(figure, axes, columns=2)
         first = next(iter(series.values()), [])
         label_points(axes, [(p.x, p.y, p.label) for p in first])
-        told = "; ".join(f"{p.label} at {units.digits(p.x)} FLOP/byte does {units.digits(p.y)} GFLOP/s" for p in first)
+        told = "; ".join(
+            f"{p.label} at {units.digits(p.x)} FLOP/byte does {units.digits(p.y)} GFLOP/s" for p in first
+        )
         return to_svg(figure, name, f"Roofline. {told}")
 
 
+_OPAQUE = {"facecolor": PAPER, "edgecolor": "none", "pad": 0.8}  # under text that crosses lines
 _DASHES = ("-", "--", "-.", ":")
-
-
-def stacked(groups: Sequence[Group], unit: str, *, name: str, title: str, limit: float | None = None) -> str:
-    """Horizontal stacked bars in groups, every group under its own label so that long labels need no margin.
-
-    unit: SI unit of the values ("s", "B"). limit: drawn as a vertical line if it is near the bars, such as a capacity.
-    """
-    parts = _shared_parts(groups)
-    thick, gap = 0.19, 0.36  # inches
-    count = sum(len(g.bars) for g in groups)
-    with drawing(0.9 + thick * 1.15 * count + gap * len(groups)) as (figure, axes):
-        longest = max((sum(b.parts.values()) for g in groups for b in g.bars), default=1.0) or 1.0
-        at, shown = 0.0, set()
-        for group in groups:
-            axes.text(0, at + gap - thick * 0.62, group.label, va="bottom", ha="left", fontsize="small", color=INK,
-                      transform=axes.transData)  # fmt: skip
-            at += gap
-            for bar in group.bars:
-                left = 0.0
-                for index, part in enumerate(parts):
-                    value = _part(bar, part, parts)
-                    if value <= 0:
-                        continue
-                    axes.barh(at, value, height=thick, left=left, color=COLOURS[index % len(COLOURS)], linewidth=0.6,
-                              edgecolor=PAPER, alpha=0.6 if bar.faint else 1.0,
-                              label="_" if part in shown else part)  # fmt: skip
-                    shown.add(part)
-                    left += value
-                text = units.si(left, unit) + (f" {bar.caption}" if bar.caption else "")
-                axes.annotate(text, (left, at), xytext=(4, 0), textcoords="offset points", va="center", fontsize="small")
-                at += thick * 1.15
-        widest = longest * 1.3
-        if limit is not None and limit < longest * 3:
-            axes.axvline(limit, color=INK, lw=1, ls="--", label=f"capacity {units.si(limit, unit)}")
-            widest = max(widest, limit * 1.05)
-        axes.set(xlim=(0, widest), ylim=(at, 0.05), yticks=[])
-        axes.spines["left"].set_visible(False)
-        axes.grid(False, axis="y")
-        axes.xaxis.set_major_locator(MaxNLocator(5))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: units.si(value, unit)))
-        legend(figure, axes)
-        told = "; ".join(
-            f"{g.label} {b.caption}: {units.si(sum(b.parts.values()), unit)}" for g in groups for b in g.bars
-        )  # fmt: skip
-        return to_svg(figure, name, f"{title}. {told}")
 
 
 def predicted_against_measured(
     series: Mapping[str, Sequence[Point]], *, band: float = 0.25, name: str = "predicted-measured"
 ) -> str:
-    """Predictions (y) over measurements (x), in seconds, with the line of equality and a band of ± `band` around it."""
+    """Predictions (y) over measurements (x), in seconds, with the line of equality and a band of ± `band`
+    around it."""
     points = [p for found in series.values() for p in found]
-    assert points and all(p.x > 0 and p.y > 0 for p in points), "needs positive times"
+    assert points, "nothing to draw"
+    assert all(p.x > 0 and p.y > 0 for p in points), "times are positive"
     low = min(min(p.x, p.y) for p in points) / 1.6
     high = max(max(p.x, p.y) for p in points) * 1.6
     with drawing(4.2) as (figure, axes):
-        axes.fill_between([low, high], [low * (1 - band), high * (1 - band)], [low * (1 + band), high * (1 + band)],
-                          color=RULE, alpha=0.5, lw=0, label=f"within ±{band * 100:.0f} %")  # fmt: skip
+        axes.fill_between(
+            [low, high],
+            [low * (1 - band), high * (1 - band)],
+            [low * (1 + band), high * (1 + band)],
+            color=RULE,
+            alpha=0.5,
+            lw=0,
+            label=f"within ±{band * 100:.0f} %",
+        )
         axes.plot([low, high], [low, high], color=INK, lw=1)
         for index, (label, found) in enumerate(series.items()):
-            axes.scatter([p.x for p in found], [p.y for p in found], s=34, color=COLOURS[index % len(COLOURS)],
-                         marker=MARKERS[index % len(MARKERS)], label=label, zorder=3, alpha=0.9)  # fmt: skip
-        axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), xlabel="measured", ylabel="predicted")
+            axes.scatter(
+                [p.x for p in found],
+                [p.y for p in found],
+                s=34,
+                color=COLOURS[index % len(COLOURS)],
+                marker=MARKERS[index % len(MARKERS)],
+                label=label,
+                zorder=3,
+                alpha=0.9,
+            )
+        axes.set(
+            xscale="log",
+            yscale="log",
+            xlim=(low, high),
+            ylim=(low, high),
+            xlabel="measured",
+            ylabel="predicted",
+        )
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(LogLocator(subs=(1.0, 3.0) if high / low < 1e4 else (1.0,), numticks=9))
-            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value * 1e3:g} ms" if value < 1 else f"{value:g} s"))
+            axis.set_major_formatter(
+                FuncFormatter(lambda value, _: f"{value * 1e3:g} ms" if value < 1 else f"{value:g} s")
+            )
             axis.set_minor_formatter(NullFormatter())
         legend(figure, axes)
         inside = sum(abs(p.y / p.x - 1) <= band for p in points)
-        return to_svg(figure, name, f"Predicted over measured times: {inside} of {len(points)} within {band * 100:.0f} %.")
+        return to_svg(
+            figure,
+            name,
+            f"Predicted over measured times: {inside} of {len(points)} within {band * 100:.0f} %.",
+        )
 
 
 def speed_against_quality(points: Sequence[Point], *, name: str = "speed-quality") -> str:
-    """Speed over the baseline (y) against KL divergence in nat per token (x); points without loss stand at zero."""
-    assert points and all(p.x >= 0 and p.y > 0 for p in points), "KL divergence is never negative"
+    """Speed over the baseline (y) against KL divergence in nat per token (x); points without loss stand at
+    zero."""
+    assert points, "nothing to draw"
+    assert all(p.x >= 0 and p.y > 0 for p in points), "KL divergence is never negative"
     positive = [p.x for p in points if p.x > 0]
     small = 10.0 ** _floor_log10(min(positive, default=1e-3))
     with drawing(4.0) as (figure, axes):
@@ -158,8 +176,11 @@ def speed_against_quality(points: Sequence[Point], *, name: str = "speed-quality
         axes.scatter([p.x for p in points], [p.y for p in points], s=38, color=COLOURS[0], zorder=3)
         axes.set_xscale("symlog", linthresh=small, linscale=0.5)
         highest = max([*positive, small * 10])
-        axes.set(xlim=(-small * 0.35, highest * 3), xlabel="KL divergence from the unmodified model, nat per token",
-                 ylabel="token/s over the baseline")  # fmt: skip
+        axes.set(
+            xlim=(-small * 0.35, highest * 3),
+            xlabel="KL divergence from the unmodified model, nat per token",
+            ylabel="token/s over the baseline",
+        )
         ticks = [0.0] + [small * 10**i for i in range(0, 12) if small * 10**i <= highest * 3]
         axes.set_xticks(ticks, ["0"] + [f"{t:g}" for t in ticks[1:]])
         axes.set_xticks([], minor=True)
@@ -171,46 +192,81 @@ def speed_against_quality(points: Sequence[Point], *, name: str = "speed-quality
 
 
 def device_speedups(rows: Sequence[tuple[str, Mapping[str, float]]], *, name: str = "device-speedups") -> str:
-    """What each technique gains on each device: one line per row, one mark per device, x = times that device's own
-    baseline."""
+    """What each technique gains on each device: one line per row, one mark per device, x = times that
+    device's own baseline."""
     devices = list(dict.fromkeys(device for _, gains in rows for device in gains))
     step = 0.4
-    with drawing(1.0 + step * len(rows)) as (figure, axes):
+    with drawing(1.1 + step * len(rows)) as (figure, axes):
         axes.axvline(1, color=INK, lw=1, ls="--")
         for index, (label, gains) in enumerate(rows):
             at = index * step
-            axes.annotate(label, (0, at), xycoords=("axes fraction", "data"), xytext=(0, 6), textcoords="offset points",
-                          fontsize="small", va="bottom")  # fmt: skip
+            axes.annotate(
+                label,
+                (0, at),
+                xycoords=("axes fraction", "data"),
+                xytext=(0, 6),
+                textcoords="offset points",
+                fontsize=SMALL,
+                va="bottom",
+                bbox=_OPAQUE,
+            )
             if gains:
                 axes.plot([min(gains.values()), max(gains.values())], [at, at], color=RULE, lw=2, zorder=1)
         for index, device in enumerate(devices):
             found = [(gains[device], i * step) for i, (_, gains) in enumerate(rows) if device in gains]
-            axes.scatter(*zip(*found, strict=True), s=34, color=COLOURS[index % len(COLOURS)], alpha=0.9,
-                         marker=MARKERS[index % len(MARKERS)], label=device, zorder=3)  # fmt: skip
-        axes.set(ylim=((len(rows) - 0.4) * step, -0.85 * step), yticks=[], xlabel="token/s over the same device's baseline")
+            axes.scatter(
+                *zip(*found, strict=True),
+                s=34,
+                color=COLOURS[index % len(COLOURS)],
+                alpha=0.9,
+                marker=MARKERS[index % len(MARKERS)],
+                label=device,
+                zorder=3,
+            )
+        axes.set(
+            ylim=((len(rows) - 0.4) * step, -0.85 * step),
+            yticks=[],
+            xlabel="token/s over the same device's baseline",
+        )
         axes.spines["left"].set_visible(False)
         axes.grid(False, axis="y")
         axes.margins(x=0.06)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}×"))
-        legend(figure, axes)
-        told = "; ".join(f"{row}: " + ", ".join(f"{d} {units.ratio(v)}" for d, v in g.items()) for row, g in rows)
+        legend(figure, axes, columns=3)
+        told = "; ".join(
+            f"{row}: " + ", ".join(f"{d} {units.ratio(v)}" for d, v in g.items()) for row, g in rows
+        )
         return to_svg(figure, name, f"Speed-up by device. {told}")
 
 
 def device_speed(rows: Sequence[tuple[str, float, float, str]], *, name: str = "device-speed") -> str:
-    """Tokens per second on each device: (device, baseline, best, which row is best), on a logarithmic axis."""
-    assert rows and all(base > 0 and best > 0 for _, base, best, _ in rows), "needs positive speeds"
+    """Tokens per second on each device: (device, baseline, best, which row is best), on a logarithmic
+    axis."""
+    assert rows, "nothing to draw"
+    assert all(base > 0 and best > 0 for _, base, best, _ in rows), "speeds are positive"
     step = 0.42
     with drawing(1.0 + step * len(rows)) as (figure, axes):
         for index, (device, base, best, which) in enumerate(rows):
             at = index * step
-            axes.plot([base, best], [at, at], color=COLOURS[0], lw=3, alpha=0.35, zorder=2, solid_capstyle="butt")
-            axes.annotate(f"{device}: {units.digits(base)}, {units.digits(best)} with {which}", (0, at), fontsize="small",
-                          xycoords=("axes fraction", "data"), xytext=(0, 6), textcoords="offset points", va="bottom")  # fmt: skip
+            axes.plot(
+                [base, best], [at, at], color=COLOURS[0], lw=3, alpha=0.35, zorder=2, solid_capstyle="butt"
+            )
+            axes.annotate(
+                f"{device}: {units.digits(base)}, {units.digits(best)} with {which}",
+                (0, at),
+                fontsize=SMALL,
+                xycoords=("axes fraction", "data"),
+                xytext=(0, 6),
+                textcoords="offset points",
+                va="bottom",
+                bbox=_OPAQUE,
+            )
         ys = [i * step for i in range(len(rows))]
         axes.scatter([r[1] for r in rows], ys, s=34, color=COLOURS[1], marker="s", label="baseline", zorder=3)
         axes.scatter([r[2] for r in rows], ys, s=34, color=COLOURS[0], label="fastest technique", zorder=3)
-        axes.set(xscale="log", ylim=((len(rows) - 0.4) * step, -0.85 * step), yticks=[], xlabel="generated token/s")
+        axes.set(
+            xscale="log", ylim=((len(rows) - 0.4) * step, -0.85 * step), yticks=[], xlabel="generated token/s"
+        )
         axes.spines["left"].set_visible(False)
         axes.grid(False, axis="y")
         axes.margins(x=0.08)
@@ -218,25 +274,6 @@ def device_speed(rows: Sequence[tuple[str, float, float, str]], *, name: str = "
         legend(figure, axes)
         told = "; ".join(f"{d}: {units.digits(a)} token/s, {units.digits(b)} with {w}" for d, a, b, w in rows)
         return to_svg(figure, name, f"Speed by device. {told}")
-
-
-def _shared_parts(groups: Sequence[Group]) -> list[str]:
-    """Names of the parts in order of appearance; the smallest beyond `_KEPT` are left to "other"."""
-    totals: dict[str, float] = {}
-    for group in groups:
-        for bar in group.bars:
-            for part, value in bar.parts.items():
-                totals[part] = totals.get(part, 0.0) + value
-    if len(totals) <= _KEPT + 1:
-        return list(totals)
-    largest = sorted((p for p in totals if p != "other"), key=lambda p: -totals[p])[:_KEPT]
-    return [p for p in totals if p in largest] + ["other"]
-
-
-def _part(bar: Bar, part: str, parts: Sequence[str]) -> float:
-    """The value of `part`; "other" also has what is not in `parts`."""
-    value = bar.parts.get(part, 0.0)
-    return value + sum(v for k, v in bar.parts.items() if k not in parts) if part == "other" else value
 
 
 def _floor_log10(value: float) -> int:

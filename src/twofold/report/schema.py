@@ -1,9 +1,9 @@
 """The one JSON schema of results: what a run measured, or what a prediction says, in the same words.
 
-A **figure** is `{"low", "mid", "high", "unit"}`; the three are equal where there is no interval. Units are SI and fixed by
-field, so that no reader has to convert: `s`, `B` (bytes), `token/s`, `GB/s` (1e9), `GFLOP/s` (1e9), `J/token`, `nat`, `1`
-(a fraction or a plain number). Counts, breakdowns and ceilings are plain numbers in the unit that their name tells.
-A figure that is unknown is null, and `missing` says why.
+A **figure** is `{"low", "mid", "high", "unit"}`; the three are equal where there is no interval. Units are SI
+and fixed by field, so that no reader has to convert: `s`, `B` (bytes), `token/s`, `GB/s` (1e9), `GFLOP/s`
+(1e9), `J/token`, `nat`, `1` (a fraction or a plain number). Counts, breakdowns and ceilings are plain numbers
+in the unit that their name tells. A figure that is unknown is null, and `missing` says why.
 """
 
 from __future__ import annotations
@@ -24,9 +24,17 @@ Bound = Literal["compute", "memory", "link", "overhead", "unknown"]
 
 # Figures of a `Result` that may be null; each that is null needs a reason in `Result.missing`.
 FIGURES = (
-    "ttft", "tpot", "itl", "e2e", "tokens_per_s", "prefill_tokens_per_s", "achieved_gb_s", "achieved_gflop_s",
-    "energy_per_token", "quality",
-)  # fmt: skip
+    "ttft",
+    "tpot",
+    "itl",
+    "e2e",
+    "tokens_per_s",
+    "prefill_tokens_per_s",
+    "achieved_gb_s",
+    "achieved_gflop_s",
+    "energy_per_token",
+    "quality",
+)
 
 
 class Record(BaseModel):
@@ -114,8 +122,8 @@ class Load(Record):
 class Memory(Record):
     """Peak bytes on each device, by part. `total` is the sum of the parts.
 
-    other: what is neither weights, cache nor activations, such as a draft model. capacity: what the device has.
-    unaccounted: growth of the process (or of the device allocator) minus `total`; null in predictions.
+    other: what is neither weights, cache nor activations, such as a draft model. capacity: what the device
+    has. unaccounted: growth of the process (or of the device allocator) minus `total`; null in predictions.
     """
 
     weights: Bytes
@@ -164,9 +172,10 @@ class Memory(Record):
 class Quality(Record):
     """How far the output is from the unmodified model's, on `tokens` evaluated tokens.
 
-    kl_divergence: mean KL(unmodified || this) per token, in nat. top1_agreement: share of positions where both put the
-    same token first. perplexity: of this model; perplexity_baseline: of the unmodified one on the same text.
-    passkey: share of hidden keys that were retrieved, by prompt length in tokens. source: the text.
+    kl_divergence: mean KL(unmodified || this) per token, in nat. top1_agreement: share of positions where
+    both put the same token first. perplexity: of this model; perplexity_baseline: of the unmodified one on
+    the same text. passkey: share of hidden keys that were retrieved, by prompt length in tokens. source: the
+    text.
     """
 
     tokens: int = Field(ge=0)
@@ -179,8 +188,8 @@ class Quality(Record):
 
 
 class OpShare(Record):
-    """Work and time of one kind of op over the whole result. `flop` counts matrix and vector FLOP; `bytes` read plus
-    written; `share` of all seconds; `bound`: what limits it (the largest part where it varies)."""
+    """Work and time of one kind of op over the whole result. `flop` counts matrix and vector FLOP; `bytes`
+    read plus written; `share` of all seconds; `bound`: what limits it (the largest part where it varies)."""
 
     kind: str
     calls: int = Field(ge=0)
@@ -201,7 +210,8 @@ class Ceilings(Record):
 
 
 class BehaviourValue(Record):
-    """What depends on real data (accepted draft tokens, share of keys kept …): its value and where it comes from."""
+    """What depends on real data (accepted draft tokens, share of keys kept …): its value and where it
+    comes from."""
 
     value: float | list[float]
     source: Literal["measured", "recorded", "paper", "user", "assumed"]
@@ -211,11 +221,12 @@ class BehaviourValue(Record):
 class Result(Record):
     """One plan on one device: executed (`kind` "run") or predicted ("predict").
 
-    Latencies are means over requests, their intervals the uncertainty of that mean (for a run: the range over repeats);
-    `percentiles` has p50, p90 and p99 over requests. tokens_per_s: generated tokens over the time from first arrival to
-    last token; prefill_tokens_per_s: prompt tokens over the time spent in steps that prefill. achieved_*: counted bytes
-    and FLOP over the time spent in steps. memory is per device. counters: by technique ("engine" for the engine's own).
-    derived: the defaults that the planner filled in. missing: why a figure is null.
+    Latencies are means over requests, their intervals the uncertainty of that mean (for a run: the range over
+    repeats); `percentiles` has p50, p90 and p99 over requests. tokens_per_s: generated tokens over the time
+    from first arrival to last token; prefill_tokens_per_s: prompt tokens over the time spent in steps that
+    prefill. achieved_*: counted bytes and FLOP over the time spent in steps. memory is per device. counters:
+    by technique ("engine" for the engine's own). derived: the defaults that the planner filled in. missing:
+    why a figure is null.
     """
 
     schema_version: Literal[1] = 1
@@ -257,12 +268,18 @@ class Result(Record):
             raise ValueError(f"null without a reason in `missing`: {', '.join(unexplained)}")
         unknown = sorted(set(self.missing) - set(FIGURES))
         if unknown:
-            raise ValueError(f"`missing` names what is no figure: {', '.join(unknown)}; figures: {', '.join(FIGURES)}")
+            raise ValueError(
+                f"`missing` names what is no figure: {', '.join(unknown)}; figures: {', '.join(FIGURES)}"
+            )
         contradicted = [name for name in self.missing if getattr(self, name) is not None]
         if contradicted:
-            raise ValueError(f"`missing` gives a reason for a figure that is there: {', '.join(contradicted)}")
+            raise ValueError(
+                f"`missing` gives a reason for a figure that is there: {', '.join(contradicted)}"
+            )
         if (self.kind == "run") != (self.confidence == "measured"):
-            raise ValueError(f"kind {self.kind!r} cannot have confidence {self.confidence!r}; only a run is measured")
+            raise ValueError(
+                f"kind {self.kind!r} cannot have confidence {self.confidence!r}; only a run is measured"
+            )
         return self
 
     def figure(self, name: str) -> Figure | None:

@@ -1,7 +1,8 @@
 """The results database: every result that was ever made here, in one SQLite file that is never thrown away.
 
-A file that is locked is waited for; if it stays locked, or cannot be written, the result goes to a JSON file beside it
-and enters the database with the next save. A file that is damaged is moved aside, and a new one begun.
+A file that is locked is waited for; if it stays locked, or cannot be written, the result goes to a JSON file
+beside it and enters the database with the next save. A file that is damaged is moved aside, and a new one
+begun.
 """
 
 from __future__ import annotations
@@ -49,19 +50,25 @@ class Stored(NamedTuple):
 def default_path() -> Path:
     """The database file: `TWOFOLD_RESULTS`, or `results.sqlite` in the user's data folder."""
     given = os.environ.get("TWOFOLD_RESULTS")
-    return Path(given).expanduser() if given else Path(platformdirs.user_data_dir("twofold")) / "results.sqlite"
+    return (
+        Path(given).expanduser() if given else Path(platformdirs.user_data_dir("twofold")) / "results.sqlite"
+    )
 
 
 class Store:
     """The database at `path` (default: `default_path()`).
 
-    wait: seconds to wait for a lock. notify: called with one sentence when a damaged file was moved aside or waiting
-    results were taken in (default: logged as a warning). Every call opens and closes its own connection, so one store may
-    be used from several threads and many processes may share the file.
+    wait: seconds to wait for a lock. notify: called with one sentence when a damaged file was moved aside or
+    waiting results were taken in (default: logged as a warning). Every call opens and closes its own
+    connection, so one store may be used from several threads and many processes may share the file.
     """
 
     def __init__(
-        self, path: Path | str | None = None, *, wait: float = 5.0, notify: Callable[[str], None] | None = None
+        self,
+        path: Path | str | None = None,
+        *,
+        wait: float = 5.0,
+        notify: Callable[[str], None] | None = None,
     ) -> None:
         self.path = Path(path) if path is not None else default_path()
         self.wait = wait
@@ -74,25 +81,31 @@ class Store:
         return self.path.with_name(self.path.name + ".unsaved")
 
     def save(self, result: Result) -> int:
-        """Keep a result; returns its number. NotSavedError (which names the file that holds it) if that cannot be done."""
+        """Keep a result; returns its number. NotSavedError (which names the file that holds it) if that
+        cannot be done."""
         uid = uuid.uuid4().hex
         return self._write(uid, result, lambda db: database.insert(db, uid, result, None))
 
     def save_comparison(self, comparison: Comparison) -> int:
-        """Keep a comparison and all its results, all or none; returns the comparison's number. NotSavedError as `save`."""
+        """Keep a comparison and all its results, all or none; returns the comparison's number.
+        NotSavedError as `save`."""
         uid = uuid.uuid4().hex
         return self._write(uid, comparison, lambda db: database.insert_comparison(db, uid, comparison))
 
     def get(self, number: int) -> Result:
         """The result with that number; ValueError if there is none."""
-        found = self._read(lambda db: db.execute("SELECT body FROM results WHERE id = ?", (number,)).fetchone())
+        found = self._read(
+            lambda db: db.execute("SELECT body FROM results WHERE id = ?", (number,)).fetchone()
+        )
         if found is None:
             raise ValueError(f"no result {number} in {self.path}; `twofold results` lists them")
         return Result.model_validate_json(found[0])
 
     def get_comparison(self, number: int) -> Comparison:
         """The comparison with that number; ValueError if there is none."""
-        found = self._read(lambda db: db.execute("SELECT body FROM comparisons WHERE id = ?", (number,)).fetchone())
+        found = self._read(
+            lambda db: db.execute("SELECT body FROM comparisons WHERE id = ?", (number,)).fetchone()
+        )
         if found is None:
             raise ValueError(f"no comparison {number} in {self.path}; `twofold results` lists them")
         return Comparison.model_validate_json(found[0])
@@ -108,11 +121,16 @@ class Store:
         since: datetime | None = None,
         limit: int | None = None,
     ) -> list[Stored]:
-        """Results that match all filters given, newest first, at most `limit`. A result with several techniques matches
-        each of them; `since` must carry a time zone."""
+        """Results that match all filters given, newest first, at most `limit`. A result with several
+        techniques matches each of them; `since` must carry a time zone."""
         query = "SELECT id, comparison, body FROM results WHERE 1"
         values: list[object] = []
-        for column, wanted in (("kind", kind), ("model", model), ("device", device), ("comparison", comparison)):
+        for column, wanted in (
+            ("kind", kind),
+            ("model", model),
+            ("device", device),
+            ("comparison", comparison),
+        ):
             if wanted is not None:
                 query += f" AND {column} = ?"
                 values.append(wanted)
@@ -133,7 +151,9 @@ class Store:
         rows = self._read(lambda db: db.execute(query, values).fetchall())
         return [Stored(number, group, Result.model_validate_json(body)) for number, group, body in rows]
 
-    def _write(self, uid: str, record: Result | Comparison, insert: Callable[[sqlite3.Connection], int]) -> int:
+    def _write(
+        self, uid: str, record: Result | Comparison, insert: Callable[[sqlite3.Connection], int]
+    ) -> int:
         def work(db: sqlite3.Connection) -> int:
             db.execute("BEGIN IMMEDIATE")
             with db:
@@ -147,11 +167,15 @@ class Store:
             return self._with_database(work)
         except (sqlite3.Error, OSError, ValueError) as error:
             path = self._write_aside(uid, record)
-            reason = str(error) if isinstance(error, ValueError) else f"{self.path}: {_plain(error, self.wait)}"
+            reason = (
+                str(error) if isinstance(error, ValueError) else f"{self.path}: {_plain(error, self.wait)}"
+            )
             message = f"{reason}. The result is kept in {path}"
-            raise NotSavedError(message + (
-                " and enters the database with the next save." if path.parent == self.unsaved else "."
-            ), path) from error  # fmt: skip
+            raise NotSavedError(
+                message
+                + (" and enters the database with the next save." if path.parent == self.unsaved else "."),
+                path,
+            ) from error
 
     def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         try:
@@ -195,14 +219,17 @@ class Store:
         if version == 0:
             try:
                 db.execute("PRAGMA journal_mode = WAL")
-            except sqlite3.OperationalError as error:  # another process is creating the file; its choice stands
+            except (
+                sqlite3.OperationalError
+            ) as error:  # another process is creating the file; its choice stands
                 if _code(error) not in _BUSY:
                     raise
             database.create(db, self.path)
         self._checked = True
 
     def _move_aside(self, error: sqlite3.DatabaseError) -> None:
-        """Rename the damaged file, with its write-ahead log under the matching name, so that SQLite's tools can recover it."""
+        """Rename the damaged file, with its write-ahead log under the matching name, so that SQLite's
+        tools can recover it."""
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
         aside = self.path.with_name(f"{self.path.name}.damaged-{stamp}")
         for suffix in ("", "-wal", "-shm"):
@@ -210,10 +237,14 @@ class Store:
             if part.exists():
                 part.rename(aside.with_name(aside.name + suffix))
         self._checked = False
-        self._notify(f"the results database {self.path} is damaged ({error}); it was moved to {aside}, and a new one begun")
+        self._notify(
+            f"the results database {self.path} is damaged ({error}); it was moved to {aside}, and a new one "
+            "begun"
+        )
 
     def _write_aside(self, uid: str, record: Result | Comparison) -> Path:
-        """Write `record` as JSON beside the database, or in the temporary folder where that cannot be written."""
+        """Write `record` as JSON beside the database, or in the temporary folder where that cannot be
+        written."""
         text = record.model_dump_json(indent=1)
         for folder in (self.unsaved, Path(tempfile.gettempdir()) / "twofold-unsaved"):
             path = folder / f"{uid}.json"
@@ -225,7 +256,9 @@ class Store:
                 return path
             except OSError:
                 continue
-        raise ValueError(f"neither {self.path} nor {self.unsaved} nor {tempfile.gettempdir()} can be written; free space there")
+        raise ValueError(
+            f"neither {self.path} nor {self.unsaved} nor {tempfile.gettempdir()} can be written; free some space"
+        )
 
     def _take_in(self, db: sqlite3.Connection) -> list[Path]:
         """Insert what could not be saved before (twice is harmless: the file's name is its unique key)."""

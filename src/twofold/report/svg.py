@@ -13,54 +13,91 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-# Okabe & Ito's palette, which stays distinct for colour-blind readers ("Color Universal Design", 2008), without its yellow,
-# which is too pale on white. The page sets `--c0` … to lighter variants on a dark background.
+# Okabe & Ito's palette, which stays distinct for colour-blind readers ("Color Universal Design", 2008),
+# without its yellow, which is too pale on white. The page sets `--c0` … to lighter variants on a dark
+# background.
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8c6bb1", "#999999")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 # Stand-ins that `to_svg` replaces by what the page defines.
 INK, RULE, PAPER = "#010203", "#040506", "#070809"
-WIDTH = 6.0  # inches; small enough that the text stays readable when a plot is scaled to a phone
-FONT = 9.5
+WIDTH = 5.2  # inches; small enough that the text stays readable when a plot is scaled to a phone
+FONT = 9.5  # points
+SMALL = FONT - 1
 
 _REPLACED = {INK: "currentColor", RULE: "var(--rule, #d0d0d0)", PAPER: "var(--paper, #ffffff)"} | {
     colour: f"var(--c{i}, {colour})" for i, colour in enumerate(COLOURS)
 }
 _STYLE: Any = {
-    "svg.fonttype": "none", "svg.hashsalt": "twofold", "text.parse_math": False,
-    "font.family": "sans-serif", "font.size": FONT, "legend.fontsize": FONT - 0.5, "xtick.labelsize": FONT - 0.5,
-    "ytick.labelsize": FONT - 0.5, "axes.labelsize": FONT, "axes.titlesize": FONT,
-    "text.color": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK, "axes.edgecolor": RULE,
-    "axes.facecolor": "none", "figure.facecolor": "none", "savefig.facecolor": "none", "grid.color": RULE,
-    "grid.linewidth": 0.6, "axes.grid": True, "axes.axisbelow": True, "axes.spines.top": False, "axes.spines.right": False,
-    "xtick.major.size": 0, "ytick.major.size": 0, "xtick.minor.size": 0, "ytick.minor.size": 0, "legend.frameon": False,
-}  # fmt: skip
+    "svg.fonttype": "none",
+    "svg.hashsalt": "twofold",
+    "text.parse_math": False,
+    "font.family": "sans-serif",
+    "font.size": FONT,
+    "legend.fontsize": FONT - 0.5,
+    "xtick.labelsize": FONT - 0.5,
+    "ytick.labelsize": FONT - 0.5,
+    "axes.labelsize": FONT,
+    "axes.titlesize": FONT,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.edgecolor": RULE,
+    "axes.facecolor": "none",
+    "figure.facecolor": "none",
+    "savefig.facecolor": "none",
+    "grid.color": RULE,
+    "grid.linewidth": 0.6,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "xtick.minor.size": 0,
+    "ytick.minor.size": 0,
+    "legend.frameon": False,
+}
 _LOCK = threading.Lock()  # matplotlib's style is global to the process
 
 
 @contextmanager
 def drawing(height: float, width: float = WIDTH) -> Iterator[tuple[Figure, Any]]:
-    """A figure (inches) with one set of axes in the common style, to be turned into SVG before the context ends."""
+    """A figure (inches) with one set of axes in the common style, to be turned into SVG before the context
+    ends."""
     with _LOCK, mpl.rc_context(_STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure, figure.subplots()
 
 
 def legend(figure: Figure, axes: Any, columns: int = 4) -> None:
-    """A legend above the axes, from left to right."""
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper left", ncols=columns, handlelength=1.2, columnspacing=1.2,
-                  handletextpad=0.5, borderaxespad=0.0)  # fmt: skip
+    """A legend above the axes, read row by row."""
+    entries = list(zip(*axes.get_legend_handles_labels(), strict=True))
+    # matplotlib fills columns from top to bottom.
+    entries = [entry for column in range(columns) for entry in entries[column::columns]]
+    handles, labels = zip(*entries, strict=True)
+    figure.legend(
+        handles,
+        labels,
+        loc="outside upper left",
+        ncols=columns,
+        handlelength=1.2,
+        columnspacing=1.2,
+        handletextpad=0.5,
+        borderaxespad=0.0,
+    )
 
 
 def label_points(axes: Any, points: Sequence[tuple[float, float, str]]) -> None:
-    """Write each label beside its point (data coordinates) where it covers no other label or point and stays in the axes.
+    """Write each label beside its point (data coordinates) where it covers no other label or point and stays
+    in the axes.
 
     The figure must have its final limits and scales.
     """
     axes.figure.draw_without_rendering()
     frame = axes.get_window_extent()
     scale = axes.figure.dpi / 72
-    size = FONT - 1
+    size = SMALL
     places = [axes.transData.transform((x, y)) for x, y, _ in points]
     taken = [(px - 5 * scale, py - 5 * scale, px + 5 * scale, py + 5 * scale) for px, py in places]
     for (px, py), (x, y, text) in zip(places, points, strict=True):
@@ -76,13 +113,21 @@ def label_points(axes: Any, points: Sequence[tuple[float, float, str]]) -> None:
         taken.append((px + dx, py + dy - h / 2, px + dx + w, py + dy + h / 2))
         far = abs(dy) > 12 * scale
         axes.annotate(
-            text, (x, y), xytext=(dx / scale, dy / scale), textcoords="offset points", fontsize=size, va="center",
-            arrowprops={"arrowstyle": "-", "color": RULE, "lw": 0.8, "shrinkA": 0, "shrinkB": 3} if far else None,
-        )  # fmt: skip
+            text,
+            (x, y),
+            xytext=(dx / scale, dy / scale),
+            textcoords="offset points",
+            fontsize=size,
+            va="center",
+            arrowprops={"arrowstyle": "-", "color": RULE, "lw": 0.8, "shrinkA": 0, "shrinkB": 3}
+            if far
+            else None,
+        )
 
 
 def _offsets(w: float, h: float, scale: float) -> Iterator[tuple[float, float]]:
-    """Where a label (w × h) may start, seen from its point: right, left, then further and further up and down."""
+    """Where a label (w × h) may start, seen from its point: right, left, then further and further up and
+    down."""
     gap = 7 * scale
     for rise in (0.0, 0.9 * h, -0.9 * h, 1.8 * h, -1.8 * h, 2.7 * h, -2.7 * h, 3.6 * h, -3.6 * h):
         yield gap, rise

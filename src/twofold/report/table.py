@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
@@ -12,53 +13,71 @@ from rich.text import Text
 from twofold.report import grid as grids
 from twofold.report.comparison import Comparison
 from twofold.report.grid import Grid
+from twofold.report.result_grid import result_grids
 from twofold.report.schema import Result
 
 
 def render(comparison: Comparison) -> RenderableType:
     """The whole comparison for a rich console; made to be read at 100 columns and more."""
-    parts: list[RenderableType] = [Text(_heading(comparison), style="bold"), Text("")]
-    parts += [part for grid in grids.all_grids(comparison) for part in (render_grid(grid), Text(""))]
-    parts += [Text(f"note: {note}", style="dim") for note in comparison.notes]
-    return Group(*parts)
+    notes = [Text(f"note: {note}", style="dim") for note in comparison.notes]
+    return Group(_render(_heading(comparison), grids.all_grids(comparison)), *notes)
 
 
 def render_result(result: Result) -> RenderableType:
-    """One result, as a comparison with a single row."""
-    return render(Comparison.single(result))
+    """Everything that one result says, for a rich console."""
+    return _render(_heading(result), result_grids(result))
+
+
+def _render(heading: str, tables: Sequence[Grid]) -> Group:
+    parts: list[RenderableType] = [Text(heading, style="bold"), Text("")]
+    parts += [part for grid in tables for part in (render_grid(grid), Text(""))]
+    return Group(*parts)
 
 
 def render_grid(grid: Grid) -> RenderableType:
     """One table with its notes for a rich console."""
     table = Table(
-        title=grid.title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 0), pad_edge=False
-    )  # fmt: skip
+        title=grid.title,
+        title_justify="left",
+        title_style="bold",
+        box=SIMPLE_HEAD,
+        padding=(0, 0),
+        pad_edge=False,
+    )
     for column in grid.columns:
         heading = Text(column.heading)
         if column.unit:
             heading.append(f"\n{column.unit}", style="dim")
-        table.add_column(heading, justify=column.align, no_wrap=column.align == "right", overflow="fold",
-                         min_width=20 if column.align == "left" else None)  # fmt: skip
+        table.add_column(
+            heading,
+            justify=column.align,
+            no_wrap=column.align == "right",
+            overflow="fold",
+            min_width=20 if column.align == "left" else None,
+        )
     after: list[RenderableType] = []
     for line in grid.lines:
         if line.span is None:
             table.add_row(*(Text(cell) for cell in line.cells), style="bold" if line.strong else "")
         else:  # rich has no spanning cells; under the table the sentence has the whole width
-            after.append(Text(f"{line.cells[0]}: {line.span}", style="yellow"))
+            after.append(Text(f"{line.cells[0]} {line.span}", style="yellow"))
     after += [Text(note, style="dim") for note in grid.notes]
     return Group(table, *after)
 
 
-def to_text(comparison: Comparison, width: int = 120) -> str:
-    """The comparison as plain text, at most `width` columns wide."""
+def to_text(shown: Comparison | Result, width: int = 120) -> str:
+    """A comparison or a result as plain text, at most `width` columns wide."""
     out = io.StringIO()
-    Console(file=out, width=width, color_system=None).print(render(comparison))
+    Console(file=out, width=width, color_system=None).print(
+        render(shown) if isinstance(shown, Comparison) else render_result(shown)
+    )
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
 
 
-def to_markdown(comparison: Comparison) -> str:
-    """The comparison's tables in GitHub's Markdown, each under its title."""
-    return f"{_heading(comparison)}\n\n" + "\n".join(grid_to_markdown(g) for g in grids.all_grids(comparison))
+def to_markdown(shown: Comparison | Result) -> str:
+    """The tables of a comparison or a result in GitHub's Markdown, each under its title."""
+    tables = grids.all_grids(shown) if isinstance(shown, Comparison) else result_grids(shown)
+    return f"{_heading(shown)}\n\n" + "\n".join(grid_to_markdown(g) for g in tables)
 
 
 def grid_to_markdown(grid: Grid) -> str:
@@ -80,8 +99,9 @@ def grid_to_markdown(grid: Grid) -> str:
     return f"**{_escape(grid.title)}**\n\n" + "\n".join(rows) + "\n" + (notes + "\n" if notes else "")
 
 
-def _heading(comparison: Comparison) -> str:
-    return f"{comparison.title}: {comparison.model} on {comparison.device}, {comparison.workload.summary}"
+def _heading(shown: Comparison | Result) -> str:
+    title = shown.title if isinstance(shown, Comparison) else shown.label
+    return f"{title}: {shown.model} on {shown.device}, {shown.workload.summary}"
 
 
 def _escape(text: str) -> str:

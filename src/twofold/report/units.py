@@ -6,7 +6,17 @@ import math
 
 from twofold.report.schema import Figure
 
-_PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n"))
+_PREFIXES = (
+    (1e15, "P"),
+    (1e12, "T"),
+    (1e9, "G"),
+    (1e6, "M"),
+    (1e3, "k"),
+    (1.0, ""),
+    (1e-3, "m"),
+    (1e-6, "µ"),
+    (1e-9, "n"),
+)
 UNKNOWN = "–"
 
 
@@ -22,7 +32,8 @@ def digits(value: float) -> str:
 
 
 def si(value: float, unit: str) -> str:
-    """`value` with the SI prefix that leaves one to three digits before the point: si(0.0123, "s") is "12.3 ms"."""
+    """`value` with the SI prefix that leaves one to three digits before the point: si(0.0123, "s") is
+    "12.3 ms"."""
     if value == 0:
         return f"0 {unit}"
     size = abs(float(f"{value:.3g}"))
@@ -68,7 +79,8 @@ def _value(value: float, unit: str) -> str:
 
 
 def figure(value: Figure | None, *, bare: bool = False) -> str:
-    """A figure with its unit (`bare`: without, for units that need no prefix) and, where it has one, its interval.
+    """A figure with its unit (`bare`: without, for units that need no prefix) and, where it has one, its
+    interval.
 
     "12.3 ms", "12.3 ms (10.1 ms to 15.0 ms)"; UNKNOWN for None.
     """
@@ -83,7 +95,8 @@ def figure(value: Figure | None, *, bare: bool = False) -> str:
 
 
 def middle(value: Figure | None, *, bare: bool = False) -> str:
-    """As `figure`, but only the middle and, where the interval is wide enough to see, half its width in percent.
+    """As `figure`, but only the middle and, where the interval is wide enough to see, half its width in
+    percent.
 
     "12.3 ms", "12.3 ms ±18 %"; UNKNOWN for None.
     """

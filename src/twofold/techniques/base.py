@@ -86,7 +86,9 @@ class Technique:
         fields = {f.name: f for f in dataclasses.fields(cls)}
         for key in params:
             if key not in fields:
-                raise ValueError(f"technique {cls.info.name}: unknown parameter {key!r}; {nearest(key, fields)}")
+                raise ValueError(
+                    f"technique {cls.info.name}: unknown parameter {key!r}; {nearest(key, fields)}"
+                )
         return cls(**{k: _coerce(cls.info.name, fields[k], v) for k, v in params.items()})
 
     @property
@@ -175,11 +177,13 @@ def _coerce(technique: str, field: dataclasses.Field[Any], value: Any) -> Any:
 
 def _whole_numbers(where: str, value: Any) -> tuple[int, ...]:
     """A list, one number, or text such as "3;5;7" as a tuple of integers."""
-    items = value.split(";") if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
+    if isinstance(value, str):
+        value = value.split(";")
+    items = value if isinstance(value, list | tuple) else [value]
     try:
         numbers = tuple(int(item) for item in items)
         if any(isinstance(item, bool) or float(item) != n for item, n in zip(items, numbers, strict=True)):
             raise ValueError
     except (TypeError, ValueError):
-        raise ValueError(f'{where} must be a list of whole numbers (as text "3;5;7"), not {value!r}') from None
+        raise ValueError(f'{where} must be whole numbers, as a list or "3;5;7", not {value!r}') from None
     return numbers

@@ -1,4 +1,4 @@
-"""A weight matrix stored in a block format, perhaps rotated, its activations perhaps rounded likewise."""
+"""Weight matrices stored in a block format, perhaps rotated, their activations perhaps rounded likewise."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 
 from twofold.models.weights import Matrix
 from twofold.ops.base import Precision
+from twofold.ops.linear import Linear
 from twofold.techniques.weights.block_formats import BlockFormat
 from twofold.techniques.weights.hadamard import rotate, rotation_flop
 
@@ -32,8 +33,10 @@ class BlockMatrix(Matrix):
         tensors: Mapping[str, torch.Tensor],
         rotation: int = 0,
         activations: BlockFormat | None = None,
+        counters: dict[str, int] | None = None,
     ) -> None:
         super().__init__(fmt.format, out_features, in_features, tensors)
+        self.counters = {"products": 0} if counters is None else counters
         self.block_format = fmt
         self.rotation = rotation
         self.activations = activations
@@ -53,6 +56,11 @@ class BlockMatrix(Matrix):
             # One second-level scale a token: a request's output must not depend on what it is batched with.
             y = self.activations.round(y, per_row=True)
         return y.to(x.dtype)
+
+    def op(self, tokens: int, activations: Precision) -> Linear:
+        """The op that multiplies `tokens` rows by this matrix; counted."""
+        self.counters["products"] += 1
+        return super().op(tokens, activations)
 
     def compute(self, activations: Precision) -> Precision:
         """The wider of both formats' precisions where one kind of unit takes both, else `activations`."""
@@ -78,3 +86,48 @@ class BlockMatrix(Matrix):
         if self.compute("fp32") == "fp32":
             return flop + 2 * self.out_features * self.in_features
         return flop + 2 * tokens * self.out_features * -(-self.in_features // self.block_format.block)
+
+
+class BlockScheme:
+    """Stores the linear layers of all blocks, and the output projection if `lm_head`, in the format `fmt`.
+
+    counters: "products": how often a matrix stored by this scheme was multiplied.
+    """
+
+    def __init__(
+        self,
+        fmt: BlockFormat,
+        *,
+        rotate: bool = False,
+        activations: BlockFormat | None = None,
+        lm_head: bool = False,
+    ) -> None:
+        self.block_format = fmt
+        self.rotation = fmt.block if rotate else 0
+        self.activations = activations
+        self.lm_head = lm_head
+        self.counters = {"products": 0}
+
+    def applies(self, name: str, out_features: int, in_features: int) -> bool:
+        """Whether the matrix `name` is a linear layer of a block, or the output projection if asked."""
+        del out_features, in_features
+        if name == "lm_head":
+            return self.lm_head
+        # What chooses experts is small and decides everything after it.
+        return name.startswith("layers.") and name.rpartition(".")[2] not in ("router", "shared_gate")
+
+    def pack(self, weight: torch.Tensor | None, out_features: int, in_features: int) -> BlockMatrix:
+        """The matrix in the format, rotated first if asked; None makes one that holds shapes only."""
+        tensors = {}
+        if weight is not None:
+            weight = weight.float()
+            tensors = self.block_format.encode(rotate(weight, self.rotation) if self.rotation else weight)
+        return BlockMatrix(
+            self.block_format,
+            out_features,
+            in_features,
+            tensors,
+            self.rotation,
+            self.activations,
+            self.counters,
+        )

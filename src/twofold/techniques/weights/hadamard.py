@@ -27,7 +27,7 @@ def rotate(x: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def rotation_flop(n: int, size: int) -> int:
-    """Elementwise operations to rotate `n` features: each is scaled once and added once per butterfly stage."""
+    """Elementwise operations to rotate `n` features: one to scale each, one per butterfly stage."""
     whole = n - n % size
     rest = 0 if whole == n else rotation_flop(n - whole, size // 2)
     return whole * size.bit_length() + rest

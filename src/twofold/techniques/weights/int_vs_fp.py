@@ -14,29 +14,27 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-
-from twofold.models.weights import Matrix
 from twofold.techniques.base import Claim, Info, Technique
 from twofold.techniques.weights.block_formats import BLOCK_FORMATS, BlockFormat, block_format
-from twofold.techniques.weights.block_matrix import BlockMatrix
-from twofold.techniques.weights.hadamard import rotate
+from twofold.techniques.weights.block_matrix import BlockScheme
 
 _PAPER = "arXiv:2510.25602v1"
 _TENSORS = "Llama-3.1-8B: weights, activations and gradients of its 224 linear layers"
 _NOT_HERE = "needs the model's weights; a comparison measures the same divergence on the model that it runs"
 
 
-def _qsnr_claim(key: str, figure: str, claimed: float, baseline: str, setup: str) -> Claim:
-    source = f"{_PAPER}, figure 4"
-    return Claim(key, figure, (claimed, claimed), "dB", baseline, _TENSORS, "any", source, setup)
+def _qsnr_claim(setup: str, figure: str, claimed: float, baseline: str) -> Claim:
+    key, source = setup.replace("_", "-"), f"{_PAPER}, figure 4"
+    return Claim(
+        key, figure, (claimed, claimed), "dB", baseline, _TENSORS, "any", source, f"int_vs_fp:{setup}"
+    )
 
 
 def _kl_claim(key: str, formats: str, claimed: float, baseline: str) -> Claim:
     figure = f"KL divergence from BF16 on WikiText-2 (top 25 logits, weights and activations), {formats}"
     source = f"{_PAPER}, table 13"
     return Claim(
-        key, figure, (claimed, claimed), "x", baseline, "Llama-3.1-8B", "any", source, why_not=_NOT_HERE
+        key, figure, (claimed, claimed), "×", baseline, "Llama-3.1-8B", "any", source, why_not=_NOT_HERE
     )
 
 
@@ -50,7 +48,7 @@ def _crossover_claim(integer: str, floating: str, claimed: float) -> Claim:
         "Gaussian blocks, theorems 1 and 2",
         "any",
         f"{_PAPER}, section 4.2",
-        f"crossover_{integer}",
+        f"int_vs_fp:crossover_{integer}",
     )
 
 
@@ -80,16 +78,15 @@ class IntVsFp(Technique):
         reasons={"weight-format": "a matrix has one stored format: name one technique that changes it"},
     )
     claims: ClassVar[tuple[Claim, ...]] = (
-        _qsnr_claim("mxint8-over-mxfp8", "QSNR gain", 40.35 - 31.50, "mxfp8", "mxint8_over_mxfp8"),
-        _qsnr_claim("mxint6-over-mxfp6", "QSNR gain", 28.57 - 30.39, "mxfp6", "mxint6_over_mxfp6"),
-        _qsnr_claim("mxint4-over-mxfp4", "QSNR gain", 15.89 - 17.98, "mxfp4", "mxint4_over_mxfp4"),
-        _qsnr_claim("nvint4-over-nvfp4", "QSNR gain", 20.55 - 20.60, "nvfp4", "nvint4_over_nvfp4"),
+        _qsnr_claim("mxint8_over_mxfp8", "QSNR, mxint8 less mxfp8", 40.35 - 31.50, "mxfp8"),
+        _qsnr_claim("mxint6_over_mxfp6", "QSNR, mxint6 less mxfp6", 28.57 - 30.39, "mxfp6"),
+        _qsnr_claim("mxint4_over_mxfp4", "QSNR, mxint4 less mxfp4", 15.89 - 17.98, "mxfp4"),
+        _qsnr_claim("nvint4_over_nvfp4", "QSNR, nvint4 less nvfp4", 20.55 - 20.60, "nvfp4"),
         _qsnr_claim(
-            "nvint4-over-nvfp4-rotated",
-            "QSNR gain, both rotated",
+            "nvint4_over_nvfp4_rotated",
+            "QSNR, nvint4 less nvfp4, both rotated",
             21.65 - 20.35,
             "nvfp4, rotated",
-            "nvint4_over_nvfp4_rotated",
         ),
         _crossover_claim("mxint8", "mxfp8", 7.55),
         _crossover_claim("mxint6", "mxfp6", 1.96),
@@ -103,7 +100,7 @@ class IntVsFp(Technique):
             "mxint8-energy",
             "energy of the matrix unit at equal throughput, mxint8 over mxfp8",
             (0.63, 0.63),
-            "x",
+            "×",
             "mxfp8",
             "gate-level cost model",
             "TSMC FinFET standard cells",
@@ -129,21 +126,11 @@ class IntVsFp(Technique):
         except ValueError as error:
             raise ValueError(f"technique {self.info.name}: {parameter}: {error}") from None
 
-    def applies(self, name: str, out_features: int, in_features: int) -> bool:
-        """Whether the matrix `name` is a linear layer of a block, or the output projection if asked."""
-        del out_features, in_features
-        if name == "lm_head":
-            return self.lm_head
-        # What chooses experts is small and decides everything after it.
-        return name.startswith("layers.") and name.rpartition(".")[2] not in ("router", "shared_gate")
-
-    def pack(self, weight: torch.Tensor | None, out_features: int, in_features: int) -> Matrix:
-        """The matrix in the format, rotated first where asked for; None makes one that holds shapes only."""
-        fmt = block_format(self.format)
-        activations = None if self.activations is None else block_format(self.activations)
-        rotation = fmt.block if self.rotate else 0
-        tensors = {}
-        if weight is not None:
-            weight = weight.float()
-            tensors = fmt.encode(rotate(weight, rotation) if rotation else weight)
-        return BlockMatrix(fmt, out_features, in_features, tensors, rotation, activations)
+    def weight_scheme(self) -> BlockScheme:
+        """Linear layers in the format, rotated and with rounded activations where asked for."""
+        return BlockScheme(
+            block_format(self.format),
+            rotate=self.rotate,
+            activations=None if self.activations is None else block_format(self.activations),
+            lm_head=self.lm_head,
+        )

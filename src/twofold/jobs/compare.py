@@ -1,0 +1,96 @@
+"""`compare`: the baseline, each technique alone, and the combinations named; measured here, predicted here and elsewhere."""
+
+from __future__ import annotations
+
+from twofold.engine.active import NotReachedError
+from twofold.engine.build import Progress, make_techniques
+from twofold.jobs.models import find_checkpoint
+from twofold.jobs.predict import label_of, predict_plan
+from twofold.jobs.run import quality_baseline, run_plan
+from twofold.models.tensors import Checkpoint
+from twofold.plan import Plan, TechniqueUse
+from twofold.report.comparison import Comparison, Row
+from twofold.report.schema import Result
+from twofold.devices.catalog import THIS_CPU
+
+
+def variants(plan: Plan) -> list[tuple[TechniqueUse, ...]]:
+    """The technique sets that are compared: none, each of the plan's alone, then its combinations.
+
+    In a combination, a bare name stands for the use of that name among the plan's techniques.
+    """
+    known = {use.name: use for use in plan.techniques}
+
+    def use_of(use: TechniqueUse) -> TechniqueUse:
+        return use if use.params else known.get(use.name, use)
+
+    alone = [(use,) for use in plan.techniques]
+    together = [tuple(use_of(use) for use in uses) for uses in plan.combinations]
+    return [(), *alone, *together]
+
+
+def compare_plan(plan: Plan, *, predict_here: str | None = THIS_CPU, progress: Progress | None = None) -> Comparison:
+    """Measure every variant of `plan` on its device and predict it on `predict_here` (None: nowhere) and on the plan's devices.
+
+    A variant that the planner refuses becomes a row with the reason; one whose technique is never reached as well.
+    """
+    checkpoint = find_checkpoint(plan.model)
+    sets = variants(plan)
+    baseline = quality_baseline(plan, checkpoint, progress) if plan.quality.enabled else None
+    rows = []
+    for number, uses in enumerate(sets):
+        variant = plan.with_techniques(uses)
+        if progress is not None:
+            progress(f"comparing {label_of(variant)}", number, len(sets))
+        rows.append(_row(variant, checkpoint, baseline, predict_here, progress))
+    first = rows[0].measured
+    assert first is not None, rows[0].refused
+    return Comparison(
+        title=f"{plan.model} on {plan.device}",
+        model=plan.model,
+        device=plan.device,
+        workload=first.workload,
+        baseline=rows[0],
+        rows=rows[1:],
+    )
+
+
+def _row(
+    plan: Plan, checkpoint: Checkpoint, baseline: object, predict_here: str | None, progress: Progress | None
+) -> Row:
+    from twofold.measure.quality import QualityBaseline
+
+    assert baseline is None or isinstance(baseline, QualityBaseline)
+    label = label_of(plan)
+    try:
+        make_techniques(plan, checkpoint.spec)
+        outcome = run_plan(plan, label=label, checkpoint=checkpoint, baseline=baseline, profile=True, progress=progress)
+    except (ValueError, NotReachedError) as error:
+        if not plan.techniques:
+            raise
+        return Row(label=label, refused=str(error))
+    elsewhere: dict[str, Result] = {}
+    refused: dict[str, str] = {}
+    here = None
+    for device in [*([predict_here] if predict_here else []), *plan.devices]:
+        target = plan if device == predict_here else plan.model_copy(update={"precision": "auto"})
+        try:
+            result = predict_plan(
+                target, device, label=label, spec=checkpoint.spec, recorded=outcome.behaviour, progress=None
+            )
+        except ValueError as error:
+            refused[device] = str(error)
+            continue
+        if device == predict_here:
+            here = result
+        else:
+            elsewhere[device] = result
+    if predict_here in refused:
+        raise ValueError(refused[predict_here])
+    return Row(
+        label=label,
+        measured=outcome.result,
+        predicted_here=here,
+        predicted_elsewhere=elsewhere,
+        refused_elsewhere=refused,
+    )

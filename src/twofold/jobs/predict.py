@@ -1,0 +1,90 @@
+"""`predict`: the plan's own engine on a modelled device, under its virtual clock."""
+
+from __future__ import annotations
+
+from twofold.devices.registry import is_real, make_device
+from twofold.engine.build import Progress, build_engine
+from twofold.engine.request import Request
+from twofold.jobs.models import find_spec, find_tokenizer_source
+from twofold.jobs.result import Played, make_result
+from twofold.models.spec import ModelSpec
+from twofold.plan import Plan
+from twofold.report.schema import Result
+from twofold.workloads.workload import Item, Workload, make_workload
+
+
+def predict_plan(
+    plan: Plan,
+    device: str,
+    *,
+    label: str | None = None,
+    spec: ModelSpec | None = None,
+    recorded: dict[str, float] | None = None,
+    progress: Progress | None = None,
+) -> Result:
+    """What `plan` would do on the modelled `device`. recorded: data-dependent quantities that a run measured.
+
+    ValueError where the plan cannot work there (DoesNotFitError with the smallest change that would do).
+    """
+    if is_real(device):
+        raise ValueError(f"{device!r} is a real device: `run` it, or predict for 'this-cpu' after `twofold calibrate`")
+    spec = spec or find_spec(plan.model)
+    tokenizer = None
+    if plan.workload.prompts is not None and (source := find_tokenizer_source(plan.model)) is not None:
+        tokenizer = source.tokenizer
+    workload = make_workload(plan.workload, tokenizer, real=False, vocab=spec.vocab_size)
+    replicas = plan.parallel.dp
+    engines, requests, seconds = [], [], 0.0
+    for replica in range(replicas):
+        engine = build_engine(plan, make_device(device, **plan.parallel.model_dump()), spec, recorded=recorded)
+        share = _share(workload, replica, replicas)
+        if not share.items:
+            continue
+        ended = _play(engine, share, progress, len(requests), len(workload.items))
+        engine.check_techniques()
+        engines.append(engine)
+        requests += ended
+        seconds = max(seconds, max(r.last_token_time or 0.0 for r in ended) - share.items[0].time)
+    return make_result(
+        plan,
+        engines,
+        Played(requests, seconds),
+        workload,
+        label=label or label_of(plan),
+        model=plan.model,
+        quality_missing="a prediction computes no tokens; run the plan to measure quality",
+    )
+
+
+def label_of(plan: Plan) -> str:
+    """Short name of a plan in tables: its techniques, or 'baseline'."""
+    from twofold.techniques.registry import make_technique
+
+    return " + ".join(make_technique(u.name, u.params).label for u in plan.techniques) or "baseline"
+
+
+def _share(workload: Workload, replica: int, replicas: int) -> Workload:
+    """The requests that are routed to one of `replicas` in turn."""
+    if replicas == 1:
+        return workload
+    items: list[Item] = workload.items[replica::replicas]
+    concurrency = workload.concurrency
+    if concurrency is not None:
+        concurrency = max(1, concurrency // replicas)
+    return Workload(items, concurrency, workload.summary)
+
+
+def _play(engine: object, share: Workload, progress: Progress | None, before: int, total: int) -> list[Request]:
+    from twofold.engine.engine import Engine
+
+    assert isinstance(engine, Engine)
+    done = before
+
+    def count(_: Request) -> None:
+        nonlocal done
+        done += 1
+        if progress is not None and (done % 64 == 0 or done == total):
+            progress("predicting", done, total)
+
+    small = len(share.items) <= 2000  # times of single tokens are kept where that costs little
+    return engine.play(share.items, concurrency=share.concurrency, on_end=count, record_times=small)

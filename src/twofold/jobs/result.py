@@ -1,0 +1,239 @@
+"""From an engine that has played its workload to a Result: the same sums for measurements and predictions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from twofold.devices.base import Device, OpTotals
+from twofold.devices.modelled import ModelledDevice
+from twofold.engine.engine import Engine
+from twofold.engine.request import Request
+from twofold.plan import Plan
+from twofold.report.schema import (
+    BehaviourValue,
+    Bound,
+    Figure,
+    LatencyName,
+    Load,
+    Memory,
+    OpShare,
+    Percentile,
+    Quality,
+    Result,
+    TechniqueUse,
+)
+from twofold.workloads.workload import Workload
+
+_PERCENTILES: dict[Percentile, float] = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """A workload that an engine has finished: its requests, and seconds from the first arrival to the last token."""
+
+    requests: list[Request]
+    seconds: float
+
+    def latencies(self) -> dict[LatencyName, list[float]]:
+        """Seconds by name: to the first token, per further token (mean of a request), between tokens, to the last token."""
+        out: dict[LatencyName, list[float]] = {"ttft": [], "tpot": [], "itl": [], "e2e": []}
+        for r in self.requests:
+            if r.first_token_time is None or r.last_token_time is None:
+                continue
+            out["ttft"].append(r.first_token_time - r.arrival_time)
+            out["e2e"].append(r.last_token_time - r.arrival_time)
+            if r.num_output_tokens > 1:
+                out["tpot"].append((r.last_token_time - r.first_token_time) / (r.num_output_tokens - 1))
+            if r.token_times is not None:
+                out["itl"] += [b - a for a, b in zip(r.token_times, r.token_times[1:], strict=False)]
+        return out
+
+
+def make_result(
+    plan: Plan,
+    engines: Sequence[Engine],
+    played: Played,
+    workload: Workload,
+    *,
+    label: str,
+    model: str,
+    quality: Quality | None = None,
+    quality_missing: str = "",
+    grown: float | None = None,
+    energy_missing: str = "",
+) -> Result:
+    """The Result of one or several replicas (`engines`) that shared a workload.
+
+    grown: bytes by which the process grew while loading and running. Missing figures need their reason.
+    """
+    engine = engines[0]
+    device = engine.device
+    latencies = played.latencies()
+    totals = [e.totals for e in engines]
+    output = sum(r.num_output_tokens for r in played.requests)
+    busy = sum(t.busy_seconds for t in totals)
+    prefill = sum(t.prefill_seconds for t in totals)
+    work = _merged(engines)
+    missing: dict[str, str] = {}
+
+    def mean(name: LatencyName, why: str) -> Figure | None:
+        values = latencies[name]
+        if not values:
+            missing[name] = why
+            return None
+        return Figure.exact(math.fsum(values) / len(values), "s")
+
+    one = "every request yields one token"
+    ttft, tpot = mean("ttft", "no request yielded a token"), mean("tpot", one)
+    itl, e2e = mean("itl", one), mean("e2e", "no request yielded a token")
+    joules = None if any(t.joules is None for t in totals) else sum(t.joules or 0.0 for t in totals) / len(engines)
+    energy = None
+    if joules is None or not output:
+        missing["energy_per_token"] = energy_missing or "no energy meter was read"
+    else:
+        energy = Figure.exact(joules / output, "J/token")
+    if quality is None:
+        missing["quality"] = quality_missing or "quality was not asked for"
+    prompt_tokens = sum(t.prompt_tokens for t in totals)
+    if not prefill:
+        missing["prefill_tokens_per_s"] = "no step computed a prompt"
+    flop = sum(w.flop for w in work.values())
+    moved = sum(w.bytes_moved for w in work.values())
+    memory = engine.memory
+    return Result(
+        kind="run" if device.real else "predict",
+        label=label,
+        model=model,
+        device=device.name,
+        parallel={} if plan.parallel.tp * plan.parallel.pp * plan.parallel.dp == 1 else plan.parallel.model_dump(),
+        techniques=[TechniqueUse(name=a.technique.info.name, params=_plain(a.technique.params)) for a in engine.actives],
+        workload=Load(
+            summary=workload.summary,
+            requests=len(workload.items),
+            prompt_tokens=workload.prompt_tokens,
+            output_tokens=workload.output_tokens,
+            concurrency=workload.concurrency,
+            requests_per_s=plan.workload.rate,
+        ),
+        ttft=ttft,
+        tpot=tpot,
+        itl=itl,
+        e2e=e2e,
+        percentiles={name: _percentiles(values) for name, values in latencies.items() if values},
+        tokens_per_s=Figure.exact(output / played.seconds, "token/s"),
+        prefill_tokens_per_s=Figure.exact(prompt_tokens / prefill, "token/s") if prefill else None,
+        achieved_gb_s=Figure.exact(moved / busy / 1e9, "GB/s"),
+        achieved_gflop_s=Figure.exact(flop / busy / 1e9, "GFLOP/s"),
+        memory=Memory.of(
+            weights=memory.weights,
+            cache=memory.cache,
+            activations=memory.activations,
+            capacity=memory.capacity,
+            grown=grown,
+        ),
+        energy_per_token=energy,
+        quality=quality,
+        confidence=device.confidence,
+        behaviour=behaviour_of(engines),
+        counters=_counters(engine),
+        breakdown=_breakdown(device, work),
+        derived={k: v for k, v in engine.derived.items() if isinstance(v, str | int | float | bool)},
+        missing=missing,
+        seed=plan.seed,
+    )
+
+
+def behaviour_of(engines: Sequence[Engine]) -> dict[str, BehaviourValue]:
+    """Data-dependent quantities: those that a run measured, or those that a prediction used with where they come from."""
+    if not engines[0].device.real:
+        used = {k: v for a in engines[0].actives for k, v in a.behaviour.items()}
+        return {k: BehaviourValue(value=value, source=_source(note), note=note) for k, (value, note) in used.items()}
+    measured = {k: v for k, v in measured_behaviour(engines).items()}
+    return {k: BehaviourValue(value=v, source="measured", note="this run") for k, v in measured.items()}
+
+
+def measured_behaviour(engines: Sequence[Engine]) -> dict[str, float]:
+    """What drafting turned out to be, in the quantities that predictions use."""
+    decodes = sum(e.totals.decodes for e in engines)
+    drafts = sum(e.totals.drafts for e in engines)
+    if engines[0].drafter is None or not decodes:
+        return {}
+    drafted, accepted = sum(e.totals.drafted for e in engines), sum(e.totals.accepted for e in engines)
+    return {
+        "draft_rate": drafts / decodes,
+        "draft_length": drafted / max(drafts, 1),
+        "accepted_length": accepted / max(drafts, 1),
+    }
+
+
+def _source(note: str) -> str:
+    return "recorded" if note.startswith("recorded") else "user" if note.startswith("given by the user") else "paper"
+
+
+def _plain(params: dict[str, object]) -> dict[str, object]:
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in params.items()}
+
+
+def _merged(engines: Sequence[Engine]) -> dict[str, OpTotals]:
+    merged: dict[str, OpTotals] = {}
+    for engine in engines:
+        for kind, t in engine.device.totals.items():
+            into = merged.setdefault(kind, OpTotals())
+            for name in ("calls", "seconds", "joules", "flop", "vector_flop", "bytes_moved", "sent"):
+                setattr(into, name, getattr(into, name) + getattr(t, name))
+    return merged
+
+
+def _percentiles(values: list[float]) -> dict[Percentile, Figure]:
+    ordered = sorted(values)
+    last = len(ordered) - 1
+    return {name: Figure.exact(ordered[round(share * last)], "s") for name, share in _PERCENTILES.items()}
+
+
+def _counters(engine: Engine) -> dict[str, dict[str, float]]:
+    blocks, t = engine.scheduler.blocks, engine.totals
+    found: dict[str, dict[str, float]] = {
+        "engine": {
+            "steps": t.steps,
+            "prompt_tokens": t.prompt_tokens,
+            "output_tokens": t.output_tokens,
+            "preemptions": engine.scheduler.num_preempted,
+            "prefix_hit_tokens": blocks.hit_tokens,
+        }
+    }
+    for active in engine.actives:
+        found[active.technique.info.name] = {k: float(v) for k, v in active.counters.items()}
+    return found
+
+
+def _breakdown(device: Device, work: dict[str, OpTotals]) -> list[OpShare]:
+    total = sum(w.seconds for w in work.values())
+    if not total:
+        return []
+    bounds = _bounds(device)
+    return [
+        OpShare(
+            kind=kind,
+            calls=w.calls,
+            seconds=w.seconds,
+            flop=w.flop + w.vector_flop,
+            bytes=w.bytes_moved,
+            share=w.seconds / total,
+            bound=bounds.get(kind, "unknown"),
+            joules=None if device.real else w.joules,
+        )
+        for kind, w in sorted(work.items(), key=lambda item: -item[1].seconds)
+    ]
+
+
+def _bounds(device: Device) -> dict[str, Bound]:
+    """What takes most of the seconds of each kind of op."""
+    if not isinstance(device, ModelledDevice):
+        return {}
+    best: dict[str, tuple[float, Bound]] = {}
+    for (kind, bound), seconds in device.bounds.items():
+        if seconds > best.get(kind, (-1.0, "unknown"))[0]:
+            best[kind] = (seconds, bound)  # type: ignore[assignment]
+    return {kind: bound for kind, (_, bound) in best.items()}

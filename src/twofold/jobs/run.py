@@ -1,0 +1,139 @@
+"""`run`: the plan on a real device, measured; with quality against the unmodified model where it is asked for."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from twofold.devices.registry import is_real, make_device
+from twofold.engine.build import Progress, build_engine
+from twofold.engine.engine import Engine
+from twofold.engine.request import Request, SamplingParams
+from twofold.jobs.models import find_checkpoint
+from twofold.jobs.predict import label_of
+from twofold.jobs.result import Played, make_result, measured_behaviour
+from twofold.measure.quality import QualityBaseline, measure_quality
+from twofold.models.tensors import Checkpoint
+from twofold.plan import Plan
+from twofold.report.schema import Result
+from twofold.workloads.text import prose
+from twofold.workloads.workload import Workload, make_workload
+
+CALIBRATION_TOKENS = 512
+WARM_UP_TOKENS = 16
+
+
+@dataclass(slots=True)
+class RunOutcome:
+    """A measured Result, and what a prediction of the same plan should know of it."""
+
+    result: Result
+    behaviour: dict[str, float]
+
+
+def run_plan(
+    plan: Plan,
+    *,
+    label: str | None = None,
+    checkpoint: Checkpoint | None = None,
+    baseline: QualityBaseline | None = None,
+    profile: bool = False,
+    progress: Progress | None = None,
+) -> RunOutcome:
+    """Execute `plan` on its device.
+
+    baseline: what the unmodified model says on the quality texts (computed here where it is missing and quality is asked for).
+    profile: time every op, at some cost in speed. ValueError where the plan cannot work; NotReachedError where a technique was
+    never reached.
+    """
+    if not is_real(plan.device):
+        raise ValueError(f"{plan.device!r} is a modelled device: use `predict`, or run on 'cpu' or 'cuda'")
+    checkpoint = checkpoint or find_checkpoint(plan.model)
+    if plan.quality.enabled and baseline is None:
+        baseline = quality_baseline(plan, checkpoint, progress)
+    before = _resident_bytes()
+    engine = load_engine(plan, checkpoint, profile=profile, progress=progress)
+    workload = make_workload(plan.workload, checkpoint.tokenizer, real=True, vocab=checkpoint.spec.vocab_size)
+    _warm_up(engine, workload)
+    played = play(engine, workload, progress)
+    engine.check_techniques()
+    grown = _resident_bytes() - before
+    quality = None
+    if baseline is not None and plan.quality.enabled:
+        quality = measure_quality(engine, baseline, progress)
+    result = make_result(
+        plan,
+        [engine],
+        played,
+        workload,
+        label=label or label_of(plan),
+        model=plan.model,
+        quality=quality,
+        quality_missing="quality was not asked for" if quality is None else "",
+        grown=grown if engine.device.name == "cpu" else None,
+        energy_missing="no energy meter is readable on this machine",
+    )
+    return RunOutcome(result, measured_behaviour([engine]))
+
+
+def load_engine(
+    plan: Plan, checkpoint: Checkpoint, *, profile: bool = False, progress: Progress | None = None
+) -> Engine:
+    """The plan's engine on its real device, with weights."""
+    gc.collect()
+    device = make_device(plan.device, **plan.parallel.model_dump(), profile=profile)
+    tokenizer = checkpoint.tokenizer
+
+    def calibration() -> Sequence[int]:
+        return checkpoint.text_tokenizer().encode(prose()[-20_000:], special=False)[:CALIBRATION_TOKENS]
+
+    return build_engine(
+        plan,
+        device,
+        checkpoint.spec,
+        checkpoint,
+        calibration=calibration if tokenizer is not None else None,
+        progress=progress,
+    )
+
+
+def quality_baseline(plan: Plan, checkpoint: Checkpoint, progress: Progress | None = None) -> QualityBaseline:
+    """What the unmodified model says on the plan's quality texts."""
+    engine = load_engine(plan.with_techniques(()), checkpoint, progress=progress)
+    return QualityBaseline.of(engine, plan.quality, progress)
+
+
+def play(engine: Engine, workload: Workload, progress: Progress | None = None) -> Played:
+    """Run `workload` on `engine`, whose totals then describe it alone."""
+    engine.reset_totals()
+    total, done = len(workload.items), 0
+
+    def count(_: Request) -> None:
+        nonlocal done
+        done += 1
+        if progress is not None:
+            progress("generating", done, total)
+
+    start = engine.clock.now()
+    requests = engine.play(workload.items, concurrency=workload.concurrency, on_end=count, record_times=True)
+    return Played(requests, max(r.last_token_time or start for r in requests) - start)
+
+
+def _warm_up(engine: Engine, workload: Workload) -> None:
+    """One short request, so that first-time costs of libraries are not measured."""
+    prompt = workload.items[0].prompt
+    assert not isinstance(prompt, int | str)
+    params = SamplingParams(max_tokens=4, ignore_eos=True)
+    engine.play([(0.0, list(prompt)[-WARM_UP_TOKENS:], params)])
+    engine.scheduler.blocks.forget_cached()
+
+
+def _resident_bytes() -> int:
+    """Bytes of this process in memory (0 where the system does not tell)."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0

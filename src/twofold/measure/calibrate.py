@@ -1,0 +1,265 @@
+"""Calibration: measure this CPU through the kernels that run models here, and write its device file.
+
+What is measured is what the roofline asks for: bandwidth by working set, FLOP/s by rows, what reading the cache and calling
+an op cost. Nothing is fitted to a whole model.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import yaml
+
+from twofold.devices.catalog import THIS_CPU, parse_device, this_cpu_path
+from twofold.devices.schema import DeviceFile
+from twofold.measure.probe import NARROW, WIDE, Probe, best_of
+
+Progress = Callable[[str, int, int], None]
+
+ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+SHAPES = ((576, 1536), (1536, 576), (1024, 4096))
+"""(in, out) of the products that FLOP/s are measured on."""
+
+STREAM_COLS, STREAM_ROWS = 1024, 1024
+VECTOR_KINDS = ("norm", "rotary", "activation")
+
+
+@dataclass
+class Measured:
+    """The figures of a calibration, in SI units; see `devices.schema.Curves` for their meaning."""
+
+    read: list[tuple[float, float]] = field(default_factory=list)
+    copy: float = 0.0
+    matmul: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    exposed: float = 0.0
+    op: dict[str, float] = field(default_factory=dict)
+    step: float = 0.0
+    vector: float = 0.0
+    attention_flops: float = 0.0
+    attention_read: float = 0.0
+    disk: float | None = None
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What a calibration measured, the device it describes, and the file that it was written to."""
+
+    measured: Measured
+    device: DeviceFile
+    path: Path
+
+    def rows(self) -> list[tuple[str, str]]:
+        """The figures as (what, value with unit) for a table."""
+        m = self.measured
+        table = [(f"read, {_size(size)}", f"{rate / 1e9:.1f} GB/s") for size, rate in m.read]
+        table.append(("copy", f"{m.copy / 1e9:.1f} GB/s"))
+        for precision, points in m.matmul.items():
+            table += [(f"matmul {precision}, {rows:.0f} rows", f"{rate / 1e9:.1f} GFLOP/s") for rows, rate in points]
+        table += [(f"calling {kind}", f"{seconds * 1e6:.1f} us") for kind, seconds in sorted(m.op.items())]
+        table.append(("host work per step", f"{m.step * 1e6:.0f} us"))
+        table.append(("elementwise", f"{m.vector / 1e9:.1f} GFLOP/s"))
+        table.append(("attention, many queries", f"{m.attention_flops / 1e9:.1f} GFLOP/s"))
+        table.append(("attention, one query", f"{m.attention_read / 1e9:.1f} GB/s"))
+        if m.disk is not None:
+            table.append(("disk read", f"{m.disk / 1e9:.2f} GB/s"))
+        return table
+
+
+def calibrate(*, quick: bool = False, progress: Progress | None = None, path: Path | None = None) -> Calibration:
+    """Measure this CPU with torch's current number of threads and write its device file to `path` (default: where
+    `this-cpu` is looked for). quick: fewer sizes and repeats, under 15 seconds instead of a minute.
+
+    progress(what, done, total) is called before each part. OSError where the file cannot be written.
+    """
+    m = Measured()
+    parts: list[tuple[str, Callable[[], None]]] = [
+        ("calls", lambda: _measure_calls(m, quick)),
+        ("bandwidth", lambda: _measure_read(m, quick)),
+        ("products", lambda: _measure_matmul(m, quick)),
+        ("attention", lambda: _measure_attention(m, quick)),
+        ("disk", lambda: _measure_disk(m, quick)),
+    ]
+    with torch.inference_mode():
+        for done, (name, part) in enumerate(parts):
+            if progress is not None:
+                progress(name, done, len(parts))
+            part()
+    if progress is not None:
+        progress("done", len(parts), len(parts))
+    target = path or this_cpu_path()
+    text = yaml.safe_dump(_document(m), sort_keys=False, allow_unicode=True)
+    device = parse_device(text, str(target))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(text, encoding="utf-8")
+    return Calibration(m, device, target)
+
+
+def _measure_calls(m: Measured, quick: bool) -> None:
+    """What calling ops costs: every op of a model so narrow that there is nothing to compute."""
+    probe = Probe(NARROW, 64)
+    repeats = 50 if quick else 200
+    totals = probe.by_kind(1, 8, repeats)
+    m.op = {kind: total.seconds / total.calls for kind, total in totals.items()}
+    ops = sum(total.seconds for total in totals.values()) / repeats
+    m.step = max(0.0, probe.step_seconds(1, 8, repeats) - ops)
+
+
+def _measure_read(m: Measured, quick: bool) -> None:
+    """Bytes/s of products with one row, by the bytes of all weights that are gone through in turn."""
+    largest = min(1 << 30, _memory() // 8)
+    sizes = [1 << b for b in range(16, 31, 2 if quick else 1) if 1 << b <= largest]
+    pool = torch.full((sizes[-1] // 4,), 0.5)
+    call = m.op["linear"]
+    for size in sizes:
+        rows = min(STREAM_ROWS, size // (4 * STREAM_COLS))
+        matrices = pool[: size // 4].view(-1, rows, STREAM_COLS)
+        x = torch.full((1, STREAM_COLS), 0.5)
+
+        def run(matrices: torch.Tensor = matrices, x: torch.Tensor = x) -> None:
+            for matrix in matrices:
+                F.linear(x, matrix)
+
+        once = best_of(1, run)
+        repeats = max(3, min(200, int((0.1 if quick else 0.3) / once)))
+        seconds = best_of(repeats, run)
+        plain = F.linear
+        assert plain is not None
+        net = max(seconds - len(matrices) * call, 0.2 * seconds)
+        m.read.append((float(size), size / net))
+    source = pool[: min(pool.numel() // 2, 1 << 26)]
+    target = torch.empty_like(source)
+    m.copy = 2 * 4 * source.numel() / best_of(5, lambda: target.copy_(source))
+
+
+def _measure_matmul(m: Measured, quick: bool) -> None:
+    """FLOP/s by rows with cached weights, and how far computing and streaming overlap."""
+    call = m.op["linear"]
+    points = []
+    weights = [torch.full((cols, depth), 0.01) for depth, cols in SHAPES]
+    for rows in ROWS:
+        flop = seconds = 0.0
+        for weight in weights:
+            x = torch.full((rows, weight.shape[1]), 0.5)
+            once = best_of(1, lambda x=x, weight=weight: F.linear(x, weight))  # type: ignore[misc]
+            repeats = max(3, min(200, int((0.03 if quick else 0.1) / once)))
+            taken = best_of(repeats, lambda x=x, weight=weight: F.linear(x, weight))  # type: ignore[misc]
+            seconds += max(taken - call, 0.2 * taken)
+            flop += 2.0 * rows * weight.numel()
+        points.append((float(rows), flop / seconds))
+    m.matmul["fp32"] = points
+
+
+def _measure_attention(m: Measured, quick: bool) -> None:
+    """Elementwise ops and attention of a model as wide as a small real one."""
+    keys = 1024 if quick else 2048
+    probe = Probe(WIDE, keys)
+    repeats = 2 if quick else 5
+    prefill = probe.by_kind(256, 256, repeats)
+    work = sum(prefill[kind].vector_flop for kind in VECTOR_KINDS)
+    spent = sum(prefill[kind].seconds - prefill[kind].calls * m.op[kind] for kind in VECTOR_KINDS)
+    m.vector = work / max(spent, 1e-9)
+    many = prefill["attention"]
+    m.attention_flops = many.flop / max(many.seconds - many.calls * m.op["attention"], 1e-9)
+    few = probe.by_kind(1, keys, 5 * repeats)["attention"]
+    m.attention_read = few.bytes_moved / max(few.seconds - few.calls * m.op["attention"], 1e-9)
+
+
+def _measure_disk(m: Measured, quick: bool) -> None:
+    """Bytes/s of reading a file that the system has been told to drop from memory; None where it cannot be told."""
+    if not hasattr(os, "posix_fadvise"):
+        return
+    size = (64 if quick else 256) << 20
+    with tempfile.NamedTemporaryFile() as file:
+        for _ in range(size >> 20):
+            file.write(os.urandom(1 << 20))
+        file.flush()
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        start = perf_counter()
+        with open(file.name, "rb", buffering=0) as again:
+            while again.read(4 << 20):
+                pass
+        m.disk = size / (perf_counter() - start)
+
+
+def _document(m: Measured) -> dict[str, Any]:
+    """The device file as plain data."""
+    threads = torch.get_num_threads()
+    measured, assumed = "measured", "assumed"
+
+    def figure(value: float, source: str = measured) -> dict[str, Any]:
+        return {"value": float(value), "source": source}
+
+    peak = max(rate for _, rate in m.matmul["fp32"])
+    document: dict[str, Any] = {
+        "name": THIS_CPU,
+        "title": f"{_processor()}, {threads} threads",
+        "kind": "cpu",
+        "confidence": "calibrated",
+        "sources": {
+            measured: f"twofold calibrate, torch {torch.__version__}, {threads} threads, {_processor()}",
+            assumed: "not measurable here: 5 W idle and 15 W per thread, of the order of a desktop core",
+        },
+        "efficiency": {
+            "matmul": figure(1.0),
+            "attention": figure(1.0),
+            "vector": figure(1.0),
+            "memory": figure(1.0),
+            "exposed": figure(m.exposed),
+            "cache": figure(1.0),
+            "link": figure(1.0, assumed),
+            "op": figure(max(m.op.values())),
+            "collective": figure(0.0, assumed),
+            "step": figure(m.step),
+        },
+        "units": {"count": figure(threads)},
+        "matmul": {"fp32": figure(peak)},
+        "vector": figure(m.vector),
+        "memory": {
+            "technology": "ddr5",
+            "capacity": figure(_memory()),
+            "bandwidth": figure(m.read[-1][1]),
+        },
+        "host": {"bandwidth": figure(m.copy), "capacity": figure(_memory())},
+        "power": {"idle": figure(5.0, assumed), "limit": figure(5.0 + 15.0 * threads, assumed)},
+        "curves": {
+            "source": measured,
+            "read": [list(point) for point in m.read],
+            "matmul": {precision: [list(point) for point in points] for precision, points in m.matmul.items()},
+            "attention_flops": m.attention_flops,
+            "attention_read": m.attention_read,
+            "op": m.op,
+        },
+    }
+    if m.disk is not None:
+        free = shutil.disk_usage(tempfile.gettempdir()).free
+        document["disk"] = {"bandwidth": figure(m.disk), "capacity": figure(free)}
+    return document
+
+
+def _memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _processor() -> str:
+    """The processor's name as the system gives it."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _size(nbytes: float) -> str:
+    return f"{nbytes / 2**20:g} MiB" if nbytes >= 2**20 else f"{nbytes / 2**10:g} KiB"

@@ -1,0 +1,84 @@
+"""Asymmetric group quantisation: numbers as packed unsigned codes, with a scale and a zero point a group in fp16.
+
+A code c stands for `zero + c · scale`, where `zero` is the least number of the group and the scale spreads
+the codes evenly up to the greatest. Both are rounded to fp16 before the codes are chosen, so that codes fit
+what is stored: the error of an element is at most half a scale, plus what rounding to fp16 moved the two ends
+of the range.
+Packing: little-endian in a byte, the first code lowest; 8 / bits codes a byte.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+
+BITS = (2, 4, 8)
+SCALE_BYTES = 4
+"""Bytes of one group beside its codes: scale and zero point, two bytes each."""
+
+_FP16_MAX = 65504.0
+
+
+class Groups(NamedTuple):
+    """Quantised groups of G numbers: codes uint8 [..., G · bits / 8], scale and zero fp16 [...]."""
+
+    codes: torch.Tensor
+    scale: torch.Tensor
+    zero: torch.Tensor
+
+
+def quantise(x: torch.Tensor, bits: int) -> Groups:
+    """The groups that lie along the last dimension of `x` [..., G], which is a multiple of 8 / bits."""
+    x = x.float()
+    low, high = x.aminmax(dim=-1)
+    top = 2**bits - 1
+    # Values beyond fp16 are clipped: an infinite zero point would poison the whole group.
+    zero = low.clamp(-_FP16_MAX, _FP16_MAX).half()
+    scale = ((high - low) / top).clamp(max=_FP16_MAX).half()
+    step = scale.float()
+    # A group of equal numbers has no scale: its codes are 0 and its zero point says it all.
+    inverse = torch.where(step > 0, step.reciprocal(), 0.0)
+    codes = x.sub(zero.float().unsqueeze(-1)).mul_(inverse.unsqueeze(-1)).round_().clamp_(0, top)
+    return Groups(pack(codes.to(torch.uint8), bits), scale, zero)
+
+
+def dequantise(groups: Groups, bits: int, out: torch.Tensor) -> None:
+    """Write the numbers that `groups` stand for into `out` [..., G], of any float type and strides.
+
+    Computed in float32 and rounded once.
+    """
+    codes = unpack(groups.codes, bits)
+    zero, scale = groups.zero.float().unsqueeze(-1), groups.scale.float().unsqueeze(-1)
+    if out.dtype == torch.float32:
+        torch.addcmul(zero, codes, scale, out=out)
+    else:
+        out.copy_(codes.mul_(scale).add_(zero))
+
+
+def pack(codes: torch.Tensor, bits: int) -> torch.Tensor:
+    """Codes [..., n] (uint8, one a byte, each below 2^bits) to bytes [..., n · bits / 8]."""
+    assert bits in BITS, bits
+    per_byte = 8 // bits
+    packed = codes[..., 0::per_byte].clone()
+    for i in range(1, per_byte):
+        packed |= codes[..., i::per_byte] << (bits * i)
+    return packed
+
+
+def unpack(packed: torch.Tensor, bits: int) -> torch.Tensor:
+    """Bytes of `pack` [..., n · bits / 8] to codes, float32 [..., n]."""
+    if bits == 8:
+        return packed.float()
+    # One look-up a byte yields all its codes; shifting and masking would take a pass over them each.
+    found: torch.Tensor = torch.nn.functional.embedding(packed.int(), _codes_of_bytes(bits, packed.device))
+    return found.flatten(-2)
+
+
+@lru_cache(maxsize=8)
+def _codes_of_bytes(bits: int, device: torch.device) -> torch.Tensor:
+    """The codes in every byte, float32 [256, 8 / bits]."""
+    byte = torch.arange(256, device=device)
+    shifts = torch.arange(0, 8, bits, device=device)
+    return ((byte[:, None] >> shifts) & (2**bits - 1)).float()
