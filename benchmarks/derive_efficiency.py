@@ -2,11 +2,12 @@
 
 Usage: TWOFOLD_DATA=<folder> python benchmarks/derive_efficiency.py
 
-Reads measured/linear-ops-*.csv (times of the four products of a layer by token count and tensor parallelism, from the Vidur
-repository) and measured/{matmul,gelu,layernorm,softmax}-a100.csv (from the LLMCompass repository). Four parameters per
-generation are searched on every other token count: the share of memory bandwidth and the seconds that an op costs besides
-(where memory bounds the product), the share of the peak matrix rate (where compute does), and how much of the shorter of
-compute and memory time is not hidden. The error is printed on the token counts that were not used.
+Reads measured/linear-ops-*.csv (times of the four products of a layer by token count and tensor parallelism,
+from the Vidur repository) and measured/{matmul,gelu,layernorm,softmax}-a100.csv (from the LLMCompass
+repository). Four parameters per generation are searched on every other token count: the share of memory
+bandwidth and the seconds that an op costs besides (where memory bounds the product), the share of the peak
+matrix rate (where compute does), and how much of the shorter of compute and memory time is not hidden. The
+error is printed on the token counts that were not used.
 """
 
 from __future__ import annotations
@@ -125,8 +126,8 @@ def search(device: DeviceFile, points: list[Point]) -> Parameters:
 
     found = []
     for exposed in (0.0, 0.1, 0.2, 0.3, 0.4, 0.5):
-        memory, op = min(product(shares, overheads), key=lambda x: loss(few, 0.8, x[0], exposed, x[1]))  # noqa: B023
-        matmul = min(shares, key=lambda share: loss(many, share, memory, exposed, op))  # noqa: B023
+        memory, op = min(product(shares, overheads), key=lambda x: loss(few, 0.8, x[0], exposed, x[1]))
+        matmul = min(shares, key=lambda share: loss(many, share, memory, exposed, op))
         found.append(Parameters(matmul, memory, exposed, op))
     return min(found, key=lambda p: mean(loss(band, *p) for band in bands(points)))
 
@@ -145,7 +146,8 @@ def describe(parameters: Parameters) -> str:
 
 
 def elementwise(folder: Path, bandwidth: float) -> None:
-    """Share of memory bandwidth that large elementwise operators reach (fp16: two bytes read, two written per element)."""
+    """Share of memory bandwidth that large elementwise operators reach (fp16: two bytes read, two written
+    per element)."""
     for name in ("gelu", "layernorm", "softmax"):
         best = 0.0
         for line in (folder / f"{name}-a100.csv").read_text(encoding="utf-8").splitlines():

@@ -11,8 +11,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from tests.models.tiny import tiny_gguf
+
 from twofold.models.gguf import read_gguf
 from twofold.models.gguf_types import GGML_FORMATS, widener
 from twofold.models.loading import load_checkpoint, load_spec
@@ -37,7 +37,7 @@ def test_widening_equals_ggml(number: int, name: str) -> None:
     found = widener(name)(torch.from_numpy(raw.reshape(-1)), (4000, block)).numpy()
     assert found.dtype == np.float32
     nan = np.isnan(expected)
-    assert 0.5 < 1 - nan.mean()
+    assert 1 - nan.mean() > 0.5
     assert (np.isnan(found) == nan).all()
     assert (found.view(np.int32)[~nan] == expected.view(np.int32)[~nan]).all()
 
@@ -47,12 +47,18 @@ def test_tensors_are_views_that_widen_to_what_the_reader_of_gguf_gives(name: str
     path = tiny_gguf(tmp_path / "tiny.gguf", name)
     checkpoint = load_checkpoint(path)
     by_name = {t.name: t for t in gguf.GGUFReader(path).tensors}
-    for ours, theirs in (("embed", "token_embd"), ("layers.1.down", "blk.1.ffn_down"), ("norm", "output_norm")):
+    for ours, theirs in (
+        ("embed", "token_embd"),
+        ("layers.1.down", "blk.1.ffn_down"),
+        ("norm", "output_norm"),
+    ):
         tensor, oracle = checkpoint.tensors[ours], by_name[f"{theirs}.weight"]
         expected = gguf.dequantize(oracle.data, oracle.tensor_type)
         assert torch.equal(tensor.float(), torch.from_numpy(np.array(expected, dtype=np.float32)))
         assert tensor.nbytes == oracle.n_bytes
-        assert tensor.data.data_ptr() == checkpoint.tensors[ours].data.data_ptr()  # of one mapping, not copies
+        assert (
+            tensor.data.data_ptr() == checkpoint.tensors[ours].data.data_ptr()
+        )  # of one mapping, not copies
     assert checkpoint.spec.num_parameters() == sum(t.float().numel() for t in checkpoint)
 
 
@@ -103,19 +109,20 @@ def test_not_a_gguf_file(tmp_path: Path) -> None:
 def test_damage_never_escapes_as_another_error(model: Path, data: st.DataObject) -> None:
     whole = bytearray(model.read_bytes())
     end = read_gguf(model).data_start
-    tail = len(whole) - end
     # Half of the damage goes to the list of tensors, which is the last part of the header.
     start = data.draw(st.sampled_from([0, end - 900]))
     for _ in range(data.draw(st.integers(1, 4))):
         whole[data.draw(st.integers(start, end - 1))] = data.draw(st.integers(0, 255))
     path = model.with_name("damaged.gguf")
-    path.write_bytes(bytes(whole[: end + tail]))
+    path.write_bytes(bytes(whole))
     try:
         checkpoint = load_checkpoint(path)
     except ValueError as error:
-        assert str(path) in str(error) or "rope scaling" in str(error) or "tiny" in str(error) or "damaged" in str(error)
+        message = str(error)
     else:
         assert checkpoint.tensors["norm"].float().shape == (256,)
+        return
+    assert "damaged" in message  # the file is named
 
 
 def rewrite(model: Path, path: Path, old: bytes, new: bytes) -> Path:
@@ -131,7 +138,9 @@ def test_an_unsupported_type_is_named_with_its_tensor(model: Path, tmp_path: Pat
     name = b"blk.1.ffn_down.weight"
     old = name + struct.pack("<IQQI", 2, 512, 256, 8)
     path = rewrite(model, tmp_path / "q2.gguf", old, name + struct.pack("<IQQI", 2, 512, 256, 10))
-    with pytest.raises(ValueError, match=r"'blk\.1\.ffn_down\.weight' has the unsupported type q2_k; supported: bf16, f16"):
+    with pytest.raises(
+        ValueError, match=r"'blk\.1\.ffn_down\.weight' has the unsupported type q2_k; supported: bf16, f16"
+    ):
         load_checkpoint(path)
 
 
@@ -153,8 +162,12 @@ def test_misplaced_and_misshapen_tensors(model: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"layers\.1\.mlp_norm missing"):
         load_checkpoint(path)
     old = b"blk.1.ffn_gate.weight" + struct.pack("<IQQ", 2, 256, 512)
-    path = rewrite(model, tmp_path / "f.gguf", old, b"blk.1.ffn_gate.weight" + struct.pack("<IQQ", 2, 512, 256))
-    with pytest.raises(ValueError, match=r"layers\.1\.gate has shape \[256, 512\], the header implies \[512, 256\]"):
+    path = rewrite(
+        model, tmp_path / "f.gguf", old, b"blk.1.ffn_gate.weight" + struct.pack("<IQQ", 2, 512, 256)
+    )
+    with pytest.raises(
+        ValueError, match=r"layers\.1\.gate has shape \[256, 512\], the header implies \[512, 256\]"
+    ):
         load_checkpoint(path)
 
 
@@ -163,7 +176,9 @@ def test_unknown_architectures_and_keys_are_refused(model: Path, tmp_path: Path)
     with pytest.raises(ValueError, match="architecture 'lamaa' is not supported; did you mean 'llama'"):
         load_spec(path)
     path = rewrite(model, tmp_path / "key.gguf", b"llama.rope.freq_base", b"llama.rope.freq_xxxx")
-    with pytest.raises(ValueError, match=r"llama\.rope\.freq_xxxx = 10000\.0 is unknown and may change the model"):
+    with pytest.raises(
+        ValueError, match=r"llama\.rope\.freq_xxxx = 10000\.0 is unknown and may change the model"
+    ):
         load_spec(path)
     path = rewrite(model, tmp_path / "need.gguf", b"llama.block_count", b"llama.block_cxxxx"[:17])
     with pytest.raises(ValueError, match=r"'llama\.block_count' is missing"):
@@ -185,8 +200,8 @@ def test_the_default_model(smollm2: Path) -> None:
     checkpoint = load_checkpoint("smollm2-135m")
     assert checkpoint.path == str(smollm2)
     known = get_spec("smollm2-135m")
-    for field in ("num_layers", "hidden", "num_heads", "num_kv_heads", "ffn_hidden", "vocab_size", "max_context",
-                  "rope_theta", "tied_embeddings", "head_dim"):  # fmt: skip
+    for field in ("num_layers", "hidden", "num_heads", "num_kv_heads", "head_dim", "ffn_hidden", "vocab_size",
+                  "max_context", "rope_theta", "tied_embeddings"):  # fmt: skip
         assert getattr(checkpoint.spec, field) == getattr(known, field), field
     oracle = {t.name: t for t in gguf.GGUFReader(smollm2).tensors}
     assert checkpoint.spec.num_parameters() == sum(t.n_elements for t in oracle.values())

@@ -1,8 +1,9 @@
-"""Every family loads to the same spec and the same canonical tensors from GGUF as from its Hugging Face directory.
+"""Every family loads to the same spec and the same canonical tensors from GGUF as from its Hugging Face
+directory.
 
-The GGUF files are written here from the Hugging Face ones, with the names that the gguf package maps and with the changes
-that llama.cpp's converter makes: rows of q and k interleaved for the llama architecture, one added to Gemma's norms,
-GPT-2's matrices transposed, experts joined.
+The GGUF files are written here from the Hugging Face ones, with the names that the gguf package maps and with
+the changes that llama.cpp's converter makes: rows of q and k interleaved for the llama architecture, one
+added to Gemma's norms, GPT-2's matrices transposed, experts joined.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-
 from tests.models.tiny import tiny_hf_dir
+
 from twofold.models.loading import load_checkpoint
 from twofold.models.spec import RopeScaling
 from twofold.models.tensors import Checkpoint
@@ -45,8 +46,14 @@ def interleave(weights: np.ndarray, heads: int) -> np.ndarray:
     return weights.reshape(heads, 2, shape[0] // heads // 2, *shape[1:]).swapaxes(1, 2).reshape(shape)
 
 
-def convert(directory: Path, path: Path, family: str, *, extra: Callable[[gguf.GGUFWriter], None] | None = None,
-            joined_experts: bool = True) -> Path:  # fmt: skip
+def convert(
+    directory: Path,
+    path: Path,
+    family: str,
+    *,
+    extra: Callable[[gguf.GGUFWriter], None] | None = None,
+    joined_experts: bool = True,
+) -> Path:
     """Write the model in `directory` as a float32 GGUF file."""
     arch, config = ARCHITECTURES[family], json.loads((directory / "config.json").read_text())
     names = gguf.get_tensor_name_map(arch, 8)
@@ -112,7 +119,9 @@ def write_metadata(writer: gguf.GGUFWriter, family: str, config: dict[str, Any])
     if family == "gemma3":
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(rope["full_attention"]["factor"])
-        writer.add_key_value("gemma3.attention.scale", config["query_pre_attn_scalar"] ** -0.5, gguf.GGUFValueType.FLOAT32)
+        writer.add_key_value(
+            "gemma3.attention.scale", config["query_pre_attn_scalar"] ** -0.5, gguf.GGUFValueType.FLOAT32
+        )
         writer.add_key_value("gemma3.attention.sliding_window_pattern", 2, gguf.GGUFValueType.UINT32)
     if num := config.get("num_experts", config.get("num_local_experts")):
         writer.add_expert_count(num)
@@ -137,7 +146,9 @@ def assert_same_tensors(found: Checkpoint, expected: Checkpoint) -> None:
 def test_gguf_equals_hugging_face(family: str, tmp_path: Path) -> None:
     directory = tiny_hf_dir(family, tmp_path)
     expected = load_checkpoint(directory)
-    path = convert(directory, tmp_path / "m.gguf", family, extra=llama3_factors if family == "llama3" else None)
+    path = convert(
+        directory, tmp_path / "m.gguf", family, extra=llama3_factors if family == "llama3" else None
+    )
     found = load_checkpoint(path)
     assert_same_tensors(found, expected)
     scaling = expected.spec.rope_scaling

@@ -192,7 +192,9 @@ GGUF_TEMPLATE = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }
 
 
 def byte_level_tokens() -> tuple[list[str], list[str]]:
-    """The smallest byte-level vocabulary, (tokens, merges): all bytes, a few merges, three control tokens last."""
+    """The smallest byte-level vocabulary, (tokens, merges): all bytes, a few merges, three control tokens
+    last.
+    """
     merges = ["t h", "th e", "Ġ the", "i n", "1 2"]
     tokens = sorted(pre_tokenizers.ByteLevel.alphabet()) + [m.replace(" ", "") for m in merges]
     return [*tokens, "<|endoftext|>", "<|im_start|>", "<|im_end|>"], merges

@@ -1,12 +1,13 @@
 """The ledger: what each source claims, what comes out here, and whether the two agree.
 
-Nothing here fits anything: a setup function reproduces the comparison of a claim with the source's own model, baseline
-and sizes, and whatever it returns stands.
+Nothing here fits anything: a setup function reproduces the comparison of a claim with the source's own model,
+baseline and sizes, and whatever it returns stands.
 """
 
 from __future__ import annotations
 
 import importlib
+import inspect
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -22,6 +23,7 @@ from twofold.techniques.base import Claim
 Verdict = Literal["reproduced", "direction", "not reproduced", "not comparable"]
 TOLERANCE = 0.15
 SETUPS = "twofold.claims.setups"
+_TIMES = ("×", "x")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,7 @@ class Outcome:
 
     def __post_init__(self) -> None:
         low, high = self.ours
-        assert math.isfinite(low) and math.isfinite(high), f"a figure must be finite: {self.ours}"  # noqa: PT018
+        assert math.isfinite(low + high), f"a figure must be finite: {self.ours}"
         assert low <= high, f"a range needs low <= high: {self.ours}"
 
 
@@ -49,8 +51,8 @@ class Claims(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LedgerRow:
-    """One claim and its outcome. `ours` and `ratio` are None where nothing could be compared; `ratio` is our figure over
-    the claimed one at the nearest ends of the two ranges, 1 where they overlap."""
+    """One claim and its outcome. `ours` and `ratio` are None where nothing could be compared; `ratio` is
+    our figure over the claimed one at the nearest ends of the two ranges, 1 where they overlap."""
 
     system: str
     kind: str
@@ -65,24 +67,29 @@ class LedgerRow:
     how: str
 
 
-Setup = Callable[[str], Outcome]
+RunSetup = Callable[[str, Claim], Outcome]
 
 
-def resolve(name: str) -> Outcome:
-    """The outcome of the setup "module:function" in `twofold.claims.setups`."""
-    module, _, function = name.partition(":")
-    assert module, f"a setup is named 'module:function', not {name!r}"
-    assert function, f"a setup is named 'module:function', not {name!r}"
-    outcome = getattr(importlib.import_module(f"{SETUPS}.{module}"), function)()
-    assert isinstance(outcome, Outcome), f"setup {name} returned {type(outcome).__name__}, not an Outcome"
+def resolve(system: str, claim: Claim) -> Outcome:
+    """Run the setup of `claim`: a function in `twofold.claims.setups`, named "module:function", or
+    "function" alone where the module has the system's name. It is called with the claim if it takes an
+    argument."""
+    assert claim.setup is not None, f"claim {claim.key} has no setup"
+    module, colon, name = claim.setup.rpartition(":")
+    if not colon:
+        module = system.replace("-", "_")
+    function = getattr(importlib.import_module(f"{SETUPS}.{module}"), name)
+    outcome = function(claim) if inspect.signature(function).parameters else function()
+    assert isinstance(outcome, Outcome), f"{claim.setup} returned {type(outcome).__name__}, not an Outcome"
     return outcome
 
 
-def build_ledger(systems: Iterable[Claims], run_setup: Setup = resolve) -> list[LedgerRow]:
+def build_ledger(systems: Iterable[Claims], run_setup: RunSetup = resolve) -> list[LedgerRow]:
     """One row per claim, in the order given, the claims of a system together.
 
-    run_setup: runs the setup of that name. What a user could cause (ValueError, OSError: a model that is not downloaded, a
-    plan that does not fit) becomes a row that says so; anything else is a bug and propagates.
+    run_setup: takes the system's name and the claim, and runs the claim's setup. What a user could cause
+    (ValueError, OSError: a model that is not downloaded, a plan that does not fit) becomes a row that says
+    so; anything else is a bug and propagates.
     """
     return [_row(group, claim, run_setup) for group in systems for claim in group.claims]
 
@@ -90,9 +97,9 @@ def build_ledger(systems: Iterable[Claims], run_setup: Setup = resolve) -> list[
 def judge(claimed: tuple[float, float], ours: tuple[float, float], unit: str) -> tuple[Verdict, float | None]:
     """The verdict on our range against the claimed one, and their ratio (see `LedgerRow`).
 
-    "reproduced": the ranges overlap, or their nearest ends are within 15 %. "direction": both on the same side of no
-    effect, which is 1 for ratios (unit "×") and 0 for everything else. The ratio is None where it has no meaning (ends
-    of different sign, or a claimed zero).
+    "reproduced": the ranges overlap, or their nearest ends are within 15 %. "direction": both on the same
+    side of no effect, which is 1 for ratios (unit "×" or "x") and 0 for everything else. The ratio is None
+    where it has no meaning (ends of different sign, or a claimed zero).
     """
     if ours[0] <= claimed[1] and claimed[0] <= ours[1]:
         return "reproduced", 1.0
@@ -100,7 +107,7 @@ def judge(claimed: tuple[float, float], ours: tuple[float, float], unit: str) ->
     ratio = near / wanted if wanted and near * wanted >= 0 else None
     if ratio is not None and 1 - TOLERANCE - 1e-9 <= ratio <= 1 + TOLERANCE + 1e-9:
         return "reproduced", ratio
-    neutral = 1.0 if unit == "×" else 0.0
+    neutral = 1.0 if unit in _TIMES else 0.0
     above = claimed[0] > neutral and ours[0] > neutral
     below = claimed[1] < neutral and ours[1] < neutral
     return ("direction" if above or below else "not reproduced"), ratio
@@ -153,7 +160,7 @@ def to_markdown(rows: Sequence[LedgerRow]) -> str:
     return grid_to_markdown(to_grid(rows))
 
 
-def _row(group: Claims, claim: Claim, run_setup: Setup) -> LedgerRow:
+def _row(group: Claims, claim: Claim, run_setup: RunSetup) -> LedgerRow:
     ours: tuple[float, float] | None = None
     ratio: float | None = None
     verdict: Verdict = "not comparable"
@@ -163,7 +170,7 @@ def _row(group: Claims, claim: Claim, run_setup: Setup) -> LedgerRow:
         why = claim.why_not
     else:
         try:
-            outcome = run_setup(claim.setup)
+            outcome = run_setup(group.system, claim)
         except (ValueError, OSError) as error:
             why = f"the setup could not run: {error}"
         else:
@@ -185,9 +192,10 @@ def _row(group: Claims, claim: Claim, run_setup: Setup) -> LedgerRow:
 
 
 def _range(ends: tuple[float, float], unit: str) -> str:
-    """ "1.2× to 1.6×" with a unit that hugs its number, "12 to 15 ms" otherwise; one number where both ends are equal."""
+    """ "1.2× to 1.6×" with a unit that hugs its number, "12 to 15 ms" otherwise; one number where both
+    ends are equal."""
     low, high = (units.digits(end) for end in ends)
     both = low if low == high else f"{low} to {high}"
-    if unit == "×":
+    if unit in _TIMES:
         return both.replace(" to ", "× to ") + "×"
     return f"{both} {unit}" if unit and unit != "1" else both

@@ -1,4 +1,5 @@
-"""The catalogue of modelled devices: one YAML file each beside this module, found by name, or a file of the user's own.
+"""The catalogue of modelled devices: one YAML file each beside this module, found by name, or a file of the
+user's own.
 
 `this-cpu` is the file that a calibration wrote for this machine.
 """
@@ -24,7 +25,8 @@ THIS_CPU = "this-cpu"
 
 
 class EnergyTable(Strict):
-    """Energy per byte by memory and link technology, of a cache access, and their sources; shared by all devices."""
+    """Energy per byte by memory and link technology, of a cache access, and their sources; shared by all
+    devices."""
 
     sources: dict[str, str]
     memory: dict[str, EnergyPerByte]
@@ -48,7 +50,8 @@ def generation_names() -> list[str]:
 
 
 def this_cpu_path() -> Path:
-    """Where the calibration of this machine is kept: $TWOFOLD_CACHE/devices, else the user's configuration folder."""
+    """Where the calibration of this machine is kept: $TWOFOLD_CACHE/devices, else the user's configuration
+    folder."""
     base = os.environ.get("TWOFOLD_CACHE") or user_config_dir("twofold")
     return Path(base) / "devices" / f"{THIS_CPU}.yaml"
 
@@ -102,7 +105,8 @@ def parse_device(text: str, where: str) -> DeviceFile:
 
 
 def _with_generation(document: dict[str, Any], where: str) -> dict[str, Any]:
-    """`document` with the efficiencies that it refers to by name; their sources are added under the same keys."""
+    """`document` with the efficiencies that it refers to by name; their sources are added under the same
+    keys."""
     name = document.get("efficiency")
     if not isinstance(name, str):
         return document
@@ -115,7 +119,9 @@ def _with_generation(document: dict[str, Any], where: str) -> dict[str, Any]:
 
 @cache
 def _generation(name: str) -> Generation:
-    return Generation(**yaml.safe_load((_folder() / "generations" / f"{name}.yaml").read_text(encoding="utf-8")))
+    return Generation(
+        **yaml.safe_load((_folder() / "generations" / f"{name}.yaml").read_text(encoding="utf-8"))
+    )
 
 
 @cache

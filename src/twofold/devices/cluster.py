@@ -6,6 +6,7 @@ All ranks are alike, so a cluster is modelled by one of them with the links of i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from twofold.devices.links import Group, Link
 from twofold.devices.roofline import Roofline
@@ -16,8 +17,8 @@ from twofold.devices.schema import DeviceFile
 class Cluster:
     """tp · pp · dp devices of one kind.
 
-    Ranks are placed so that those who talk most are nearest: tensor parallelism innermost, then expert parallelism where it
-    spans replicas, then pipeline stages, then replicas. ep is 1, tp, or tp · dp.
+    Ranks are placed so that those who talk most are nearest: tensor parallelism innermost, then expert
+    parallelism where it spans replicas, then pipeline stages, then replicas. ep is 1, tp, or tp · dp.
     """
 
     device: DeviceFile
@@ -58,10 +59,17 @@ class Cluster:
 
     def groups(self) -> dict[str, Group]:
         """The parallel groups of one rank, by name; groups of one are left out."""
-        spanning = self.ep > self.tp  # experts over replicas: replicas talk, so they are placed before pipeline stages
+        spanning = (
+            self.ep > self.tp
+        )  # experts over replicas: replicas talk, so they are placed before pipeline stages
         dp_stride = self.tp if spanning else self.tp * self.pp
         pp_stride = self.tp * self.dp if spanning else self.tp
-        layout = {"tp": (self.tp, 1), "ep": (self.ep, 1), "dp": (self.dp, dp_stride), "pp": (self.pp, pp_stride)}
+        layout = {
+            "tp": (self.tp, 1),
+            "ep": (self.ep, 1),
+            "dp": (self.dp, dp_stride),
+            "pp": (self.pp, pp_stride),
+        }
         return {name: self._group(name, *place) for name, place in layout.items() if place[0] > 1}
 
     def _group(self, name: str, size: int, stride: int) -> Group:
@@ -76,7 +84,7 @@ class Cluster:
             outer = Link(file.network.bandwidth.value * efficiency, file.network.latency.value, direct=True)
         if name == "pp":
             homes = [rank * stride // self.per_node for rank in range(size)]
-            crossing = sum(a != b for a, b in zip(homes, homes[1:], strict=False)) / (size - 1)
+            crossing = sum(a != b for a, b in pairwise(homes)) / (size - 1)
             return Group(size, 1, inner or outer, outer, crossing)
         if size % local:
             raise ValueError(

@@ -20,7 +20,8 @@ class Curve:
 
     @classmethod
     def bandwidth(cls, points: Sequence[tuple[float, float]]) -> Curve:
-        """Bytes/s by working set: never rises with the working set (what a larger one reaches, a smaller one can)."""
+        """Bytes/s by working set: never rises with the working set (what a larger one reaches, a smaller
+        one can)."""
         xs, ys = zip(*points, strict=True)
         falling = list(ys)
         for i in range(len(falling) - 2, -1, -1):

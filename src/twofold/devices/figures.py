@@ -1,7 +1,8 @@
 """Figures with units and sources: how the device catalogue writes down a number.
 
-In a file a figure is `{value: 3.35 TB/s, source: datasheet}`; `source` is a key of the file's `sources`. Read, it is a
-`Figure` in SI units. Prefixes are decimal (GB is 1e9 bytes); binary ones are written GiB, MiB, KiB.
+In a file a figure is `{value: 3.35 TB/s, source: datasheet}`; `source` is a key of the file's `sources`.
+Read, it is a `Figure` in SI units. Prefixes are decimal (GB is 1e9 bytes); binary ones are written GiB, MiB,
+KiB.
 """
 
 from __future__ import annotations
@@ -14,7 +15,18 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
 
 from twofold.errors import nearest
 
-_PREFIX = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "m": 1e-3, "u": 1e-6, "n": 1e-9, "p": 1e-12}
+_PREFIX = {
+    "": 1.0,
+    "k": 1e3,
+    "M": 1e6,
+    "G": 1e9,
+    "T": 1e12,
+    "P": 1e15,
+    "m": 1e-3,
+    "u": 1e-6,
+    "n": 1e-9,
+    "p": 1e-12,
+}
 _BINARY = {"KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30, "TiB": 2.0**40}
 _NUMBER = re.compile(r"\s*([-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?)\s*(.*?)\s*")
 
@@ -41,7 +53,8 @@ class Figure(Strict):
 
 
 def parse_quantity(text: str | float, unit: str) -> float:
-    """`text` ("3.35 TB/s", "18 us", 0.8) in SI `unit`; a bare number is already in it. ValueError for another unit."""
+    """`text` ("3.35 TB/s", "18 us", 0.8) in SI `unit`; a bare number is already in it. ValueError for
+    another unit."""
     if isinstance(text, bool) or not isinstance(text, int | float | str):
         raise ValueError(f"{text!r} is not a quantity in {unit}")
     match = _NUMBER.fullmatch(str(text))

@@ -16,11 +16,13 @@ def tiled_flop(
     split_depth: int,
     batch: float = 1.0,
 ) -> float:
-    """FLOP-equivalents that a [rows, depth] × [depth, cols] product occupies on `units` units together; >= its FLOP.
+    """FLOP-equivalents that a [rows, depth] × [depth, cols] product occupies on `units` units together; >=
+    its FLOP.
 
-    Every unit computes whole output tiles, so edges are padded (tile quantisation) and the last wave may leave units idle
-    (wave quantisation); where tiles are few, the depth is split over idle units, in parts of at least `split_depth`. The best of `tiles`
-    counts, as a library's heuristics would choose. `batch` equal products run together (experts).
+    Every unit computes whole output tiles, so edges are padded (tile quantisation) and the last wave may
+    leave units idle (wave quantisation); where tiles are few, the depth is split over idle units, in parts of
+    at least `split_depth`. The best of `tiles` counts, as a library's heuristics would choose. `batch` equal
+    products run together (experts).
     """
     best = float("inf")
     for tile_rows, tile_cols in tiles:

@@ -1,7 +1,9 @@
-"""Seconds that messages take among devices: latency and bandwidth of the links, for the algorithms that libraries choose from.
+"""Seconds that messages take among devices: latency and bandwidth of the links, for the algorithms that
+libraries choose from.
 
-An algorithm that takes s steps and sends b bytes per device over a link of latency a and bandwidth B takes s·a + b/B
-(the alpha-beta model; Thakur, Rabenseifner, Gropp, "Optimization of collective communication operations in MPICH", 2005).
+An algorithm that takes s steps and sends b bytes per device over a link of latency a and bandwidth B takes
+s·a + b/B (the alpha-beta model; Thakur, Rabenseifner, Gropp, "Optimization of collective communication
+operations in MPICH", 2005).
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ from twofold.ops.movement import AllGather, AllReduce, AllToAll, Collective, Sen
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """bandwidth: bytes/s per device and direction, as reached; latency: seconds per step; direct: every pair is connected."""
+    """bandwidth: bytes/s per device and direction, as reached; latency: seconds per step; direct: every
+    pair is connected."""
 
     bandwidth: float
     latency: float
@@ -23,7 +26,8 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A parallel group: `local` members on each of `nodes` nodes; `inner` links members of a node, `outer` nodes.
+    """A parallel group: `local` members on each of `nodes` nodes; `inner` links members of a node, `outer`
+    nodes.
 
     crossing: share of its neighbours that are on different nodes (for pipelines).
     """
@@ -41,7 +45,8 @@ class Group:
 
 
 def all_reduce(nbytes: float, n: int, link: Link) -> float:
-    """Every device ends with the sum: ring, tree, or (where every pair is connected) direct exchange, whichever is fastest."""
+    """Every device ends with the sum: ring, tree, or (where every pair is connected) direct exchange,
+    whichever is fastest."""
     if n == 1:
         return 0.0
     share = 2.0 * nbytes * (n - 1) / n / link.bandwidth
@@ -68,7 +73,8 @@ def all_gather(nbytes: float, n: int, link: Link) -> float:
 
 
 def all_to_all(nbytes: float, n: int, link: Link) -> float:
-    """Every device sends 1/n of `nbytes` to each other one. On a ring a message passes n/4 devices on average."""
+    """Every device sends 1/n of `nbytes` to each other one. On a ring a message passes n/4 devices on
+    average."""
     if n == 1:
         return 0.0
     hops = 1.0 if link.direct else max(1.0, n / 4)
@@ -76,7 +82,8 @@ def all_to_all(nbytes: float, n: int, link: Link) -> float:
 
 
 def collective_seconds(op: Collective, group: Group) -> float:
-    """Seconds of `op` in `group`. Across nodes collectives are hierarchical: within nodes, between them, within nodes."""
+    """Seconds of `op` in `group`. Across nodes collectives are hierarchical: within nodes, between them,
+    within nodes."""
     assert op.world == group.size, f"{op} in a group of {group.size}"
     size, local, nodes, inner, outer = op.nbytes, group.local, group.nodes, group.inner, group.outer
     assert local == 1 or inner is not None

@@ -1,8 +1,8 @@
 """The base of all modelled devices: charges ops to a virtual clock instead of computing them.
 
-A subclass says what one op takes (`charge`). Charges of ops that recur (everything but attention, whose shape changes
-with every token) are remembered and only counted, and layers that cost the same are walked through once: that is what
-makes a trace of ten thousand requests affordable.
+A subclass says what one op takes (`charge`). Charges of ops that recur (everything but attention, whose shape
+changes with every token) are remembered and only counted, and layers that cost the same are walked through
+once: that is what makes a trace of ten thousand requests affordable.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ _REMEMBERED = 200_000
 
 
 class Charge(NamedTuple):
-    """What one op takes: seconds, joules of dynamic energy, what bounds it ("compute", "memory", "link", "overhead")."""
+    """What one op takes: seconds, joules of dynamic energy, what bounds it ("compute", "memory", "link",
+    "overhead")."""
 
     seconds: float
     joules: float
@@ -45,9 +46,9 @@ class _Known:
 class ModelledDevice(Device):
     """Charges ops.
 
-    idle_watts: burnt for as long as a step takes, by all devices of the deployment, on top of the ops' dynamic energy;
-    ranks: devices that execute each op at the same time (a tensor-parallel group does so as one), whose energy counts;
-    step_overhead: seconds of host work per step.
+    idle_watts: burnt for as long as a step takes, by all devices of the deployment, on top of the ops'
+    dynamic energy; ranks: devices that execute each op at the same time (a tensor-parallel group does so as
+    one), whose energy counts; step_overhead: seconds of host work per step.
     """
 
     real = False
@@ -74,7 +75,8 @@ class ModelledDevice(Device):
         ValueError for an op that the device cannot execute, naming it and the reason.
         """
 
-    # --- executing: the hot path ----------------------------------------------------------------------------------
+    # --- executing: the hot path
+    # ----------------------------------------------------------------------------------
 
     def execute(self, op: Op, *args: Any) -> Any:
         """Charge `op`; returns None for every tensor that a kernel would return."""
@@ -114,7 +116,8 @@ class ModelledDevice(Device):
             yield layer
         self._repeat = 1
 
-    # --- steps ------------------------------------------------------------------------------------------------------
+    # --- steps
+    # ------------------------------------------------------------------------------------------------------
 
     def begin_step(self) -> None:
         """Start a step; `step_overhead` seconds of host work belong to each."""
@@ -128,7 +131,8 @@ class ModelledDevice(Device):
         stages = [*self._stages, self._seconds - self._stage_start]
         return StepCost(self._seconds, self._joules * self.ranks + self.idle_watts * self._seconds, stages)
 
-    # --- totals -----------------------------------------------------------------------------------------------------
+    # --- totals
+    # -----------------------------------------------------------------------------------------------------
 
     def _add(self, known: _Known, calls: int) -> None:
         key = (known.kind, known.bound)

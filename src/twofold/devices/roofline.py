@@ -1,11 +1,15 @@
-"""A device described by its peaks: seconds are the larger of compute and memory time, plus the share of the smaller that the
-larger does not hide, plus what an op costs besides.
+"""A device described by its peaks: seconds are the larger of compute and memory time, plus the share of the
+smaller that the larger does not hide, plus what an op costs besides.
 
 compute = matrix FLOP / (peak · efficiency of the shape) + elementwise FLOP / vector rate
-memory  = the slowest memory space, where a space takes its bytes / its bandwidth
-(Williams, Waterman, Patterson, "Roofline: an insightful visual performance model", CACM 2009.) Weights and cache stream from
-the memory unless the whole deployed plan (`resident_bytes`) fits the cache; activations come from the cache as far as they
-fit. Energy is counted per FLOP and per byte by memory level; idle power comes on top per step.
+
+memory = the slowest memory space, where a space takes its bytes / its bandwidth
+
+(Williams, Waterman, Patterson, "Roofline: an insightful visual performance model", CACM 2009.)
+
+Weights and cache stream from the memory unless the whole deployed plan (`resident_bytes`) fits the cache;
+activations come from the cache as far as they fit. Energy is counted per FLOP and per byte by memory level;
+idle power comes on top per step.
 """
 
 from __future__ import annotations
@@ -37,7 +41,8 @@ _WIDER: dict[Precision, tuple[Precision, ...]] = {
     "fp32": (),
     "fp64": (),
 }
-"""Precisions that stand in for one that a device lacks, narrowest first; bf16 and fp16 stand in for each other."""
+"""Precisions that stand in for one that a device lacks, narrowest first; bf16 and fp16 stand in for each
+other."""
 
 _NATIVE: tuple[Precision, ...] = ("bf16", "fp16", "fp32")
 """Precisions of activations in order of preference, where a plan leaves it open."""
@@ -49,15 +54,21 @@ _STREAMED = 1 << 62
 class Roofline(ModelledDevice):
     """One device of the catalogue, or one rank of a cluster of them.
 
-    groups: parallel groups by name ("tp", "pp", "dp", "ep") for collectives; ranks: devices whose ops are the same at the same
-    time; num_devices: all devices of the deployment.
+    groups: parallel groups by name ("tp", "pp", "dp", "ep") for collectives; ranks: devices whose ops are the
+    same at the same time; num_devices: all devices of the deployment.
     """
 
     def __init__(
-        self, file: DeviceFile, groups: Mapping[str, Group] | None = None, *, ranks: int = 1, num_devices: int = 1
+        self,
+        file: DeviceFile,
+        groups: Mapping[str, Group] | None = None,
+        *,
+        ranks: int = 1,
+        num_devices: int = 1,
     ) -> None:
         eff = file.efficiency
-        # In a full pipeline the stages work on different steps, so a step pays the idle power of one stage's ranks.
+        # In a full pipeline the stages work on different steps, so a step pays the idle power of one stage's
+        # ranks.
         super().__init__(idle_watts=file.power.idle.value * ranks, ranks=ranks, step_overhead=eff.step.value)
         self.file = file
         self.name = file.name
@@ -79,12 +90,15 @@ class Roofline(ModelledDevice):
         self._set_stores()
         self._curves = file.curves
         self._read = None if file.curves is None else Curve.bandwidth(file.curves.read)
-        self._by_rows = {p: Curve.rate(points) for p, points in file.curves.matmul.items()} if file.curves else {}
+        self._by_rows = (
+            {p: Curve.rate(points) for p, points in file.curves.matmul.items()} if file.curves else {}
+        )
         self._memory_bandwidth = file.memory.bandwidth.value * eff.memory.value
         self._cache_capacity, self._cache_bandwidth = self._cache()
         self.resident_bytes = 0
 
-    # --- what is read from the file once ------------------------------------------------------------------------------
+    # --- what is read from the file once
+    # ------------------------------------------------------------------------------
 
     def _make_rates(self) -> dict[Precision, tuple[float, float, Precision]]:
         """By precision: peak FLOP/s, joules per FLOP, and the precision that is used for it."""
@@ -99,7 +113,9 @@ class Roofline(ModelledDevice):
                     rates[precision] = (peak, own.value if own else span / peak, used)
                     break
             else:
-                if precision != "fp64":  # matrix products without matrix units run on the vector units, in fp32
+                if (
+                    precision != "fp64"
+                ):  # matrix products without matrix units run on the vector units, in fp32
                     rates[precision] = (file.vector.value, span / file.vector.value, "fp32")
         return rates
 
@@ -131,11 +147,13 @@ class Roofline(ModelledDevice):
             return 0.0, self._memory_bandwidth
         return cache.capacity.value, cache.bandwidth.value * eff.cache.value
 
-    # --- what the deployed plan sets --------------------------------------------------------------------------------
+    # --- what the deployed plan sets
+    # --------------------------------------------------------------------------------
 
     @property
     def resident_bytes(self) -> int:
-        """Bytes of weights and cache that every step goes through; 0 = unknown, taken as more than a cache holds."""
+        """Bytes of weights and cache that every step goes through; 0 = unknown, taken as more than a cache
+        holds."""
         return self._resident
 
     @resident_bytes.setter
@@ -155,10 +173,12 @@ class Roofline(ModelledDevice):
         """Bytes/s at which weights and cache are read."""
         return self._stream
 
-    # --- charging -----------------------------------------------------------------------------------------------------
+    # --- charging
+    # -----------------------------------------------------------------------------------------------------
 
     def charge(self, op: Op, cost: Cost) -> Charge:
-        """Seconds and joules of `op`; ValueError for a precision, memory space or collective that the device lacks."""
+        """Seconds and joules of `op`; ValueError for a precision, memory space or collective that the
+        device lacks."""
         if isinstance(op, Collective):
             return self._charge_collective(op, cost)
         seconds, joules = self._traffic(op, cost)
@@ -248,7 +268,8 @@ class Roofline(ModelledDevice):
             elif nbytes:
                 if space not in self._stores:
                     raise ValueError(
-                        f"{self.name} has no memory {space!r} (asked by {type(op).__name__}); it has {', '.join(self.memory)}"
+                        f"{self.name} has no memory {space!r} (asked by {type(op).__name__}); "
+                        f"it has {', '.join(self.memory)}"
                     )
                 bandwidth, latency = self._stores[space]
                 far = max(far, nbytes / bandwidth + latency)
@@ -270,8 +291,8 @@ class Roofline(ModelledDevice):
         group = self.groups.get(op.group)
         if group is None:
             raise ValueError(
-                f"{self.name} stands alone, but {type(op).__name__} wants {op.world} devices in group {op.group!r}: "
-                f"deploy the plan on a cluster with {op.group}={op.world}"
+                f"{self.name} stands alone, but {type(op).__name__} wants {op.world} devices "
+                f"in group {op.group!r}: deploy the plan on a cluster with {op.group}={op.world}"
             )
         seconds = collective_seconds(op, group) + self._collective
         joules = cost.sent * self._link_energy

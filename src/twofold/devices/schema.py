@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from twofold.devices.figures import (
     Bandwidth,
@@ -49,7 +50,8 @@ class Cache(Strict):
 
 
 class Store(Strict):
-    """A memory that is reached over a link (host memory, disk): what the link moves per direction, and what it holds."""
+    """A memory that is reached over a link (host memory, disk): what the link moves per direction, and
+    what it holds."""
 
     bandwidth: Bandwidth
     latency: Seconds | None = None
@@ -57,8 +59,9 @@ class Store(Strict):
 
 
 class DeviceLink(Strict):
-    """Links among devices. bandwidth: per device and direction; devices: how many are linked this way (a node);
-    direct: whether every pair is connected (a switch or full mesh), so that one-step collectives are possible."""
+    """Links among devices. bandwidth: per device and direction; devices: how many are linked this way (a
+    node); direct: whether every pair is connected (a switch or full mesh), so that one-step collectives
+    are possible."""
 
     technology: str
     bandwidth: Bandwidth
@@ -75,7 +78,8 @@ class Network(Strict):
 
 
 class Power(Strict):
-    """Watts of one device, idle and at its limit. The dynamic energy of a FLOP is (limit - idle) / peak rate."""
+    """Watts of one device, idle and at its limit. The dynamic energy of a FLOP is (limit - idle) / peak
+    rate."""
 
     idle: Watts
     limit: Watts
@@ -84,7 +88,7 @@ class Power(Strict):
 class Energy(Strict):
     """Figures that replace the derived or shared ones."""
 
-    flop: dict[Precision, EnergyPerFlop] = {}
+    flop: dict[Precision, EnergyPerFlop] = Field(default_factory=dict)
     vector_flop: EnergyPerFlop | None = None
     memory: EnergyPerByte | None = None
     cache: EnergyPerByte | None = None
@@ -94,10 +98,11 @@ class Energy(Strict):
 class Efficiency(Strict):
     """How much of the peaks is reached, and what an op costs besides. Shared by the devices of a generation.
 
-    matmul, vector, attention, memory, cache, link: share of the peak rate at large sizes (attention: of the matrix rate,
-    in prefill); exposed: share of the shorter of compute and memory time that the longer does not hide; tiles: [rows, columns] of an output tile that one unit computes, from which the best is taken; split_depth:
-    the least depth of a product that is worth splitting over units; op: seconds per op; collective: seconds per collective;
-    step: seconds of host work per step.
+    matmul, vector, attention, memory, cache, link: share of the peak rate at large sizes (attention: of the
+    matrix rate, in prefill); exposed: share of the shorter of compute and memory time that the longer does
+    not hide; tiles: [rows, columns] of an output tile that one unit computes, from which the best is taken;
+    split_depth: the least depth of a product that is worth splitting over units; op: seconds per op;
+    collective: seconds per collective; step: seconds of host work per step.
     """
 
     matmul: Ratio
@@ -107,7 +112,7 @@ class Efficiency(Strict):
     exposed: Ratio
     cache: Ratio
     link: Ratio
-    tiles: list[tuple[int, int]] = []
+    tiles: list[tuple[int, int]] = Field(default_factory=list)
     split_depth: Count | None = None
     op: Seconds
     collective: Seconds
@@ -125,9 +130,9 @@ class Generation(Strict):
 class Curves(Strict):
     """What a calibration measured point by point; straight lines between the points on logarithmic scales.
 
-    read: (working set in bytes, bytes/s); matmul: by precision (rows of activations, FLOP/s) for products whose weights are
-    cached; attention_flops: FLOP/s of attention over many queries; attention_read: bytes/s at which it reads the cache for
-    few; op: seconds per op by kind, at one token.
+    read: (working set in bytes, bytes/s); matmul: by precision (rows of activations, FLOP/s) for products
+    whose weights are cached; attention_flops: FLOP/s of attention over many queries; attention_read: bytes/s
+    at which it reads the cache for few; op: seconds per op by kind, at one token.
     """
 
     source: str
@@ -135,12 +140,12 @@ class Curves(Strict):
     matmul: dict[Precision, list[tuple[float, float]]]
     attention_flops: float
     attention_read: float
-    op: dict[str, float] = {}
+    op: dict[str, float] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _ordered(self) -> Curves:
         for name, points in [("read", self.read), *self.matmul.items()]:
-            if not points or any(a[0] >= b[0] for a, b in zip(points, points[1:], strict=False)):
+            if not points or any(a[0] >= b[0] for a, b in pairwise(points)):
                 raise ValueError(f"curve {name!r} needs points in ascending order")
             if any(x <= 0 or y <= 0 for x, y in points):
                 raise ValueError(f"curve {name!r} holds a value that is not positive")
@@ -155,7 +160,8 @@ class Price(Strict):
 
 
 class DeviceFile(Strict):
-    """One device. matmul: dense matrix FLOP/s by precision, without sparsity; vector: elementwise FLOP/s (fp32).
+    """One device. matmul: dense matrix FLOP/s by precision, without sparsity; vector: elementwise FLOP/s
+    (fp32).
 
     efficiency: the name of a generation's file, or the section itself.
     """
@@ -189,7 +195,7 @@ class DeviceFile(Strict):
         for path, figure in figures(self):
             if figure.source not in self.sources:
                 raise ValueError(
-                    f"{self.name}: {path} names source {figure.source!r}, which is not among the file's sources; "
+                    f"{self.name}: {path} names source {figure.source!r}, which is not among its sources; "
                     f"{nearest(figure.source, self.sources)}"
                 )
         return self

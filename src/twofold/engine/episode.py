@@ -20,7 +20,7 @@ from twofold.engine.simulated_model import VOCAB_SIZE, SimulatedModel, expected_
 
 # A thirty-second of the vocabulary ends a sequence.
 STOP_IDS = frozenset(range(VOCAB_SIZE // 32))
-CHECK_EVERY = 16
+CHECK_EVERY = 32
 # Steps in which the first in order may make no progress while all memory is there: it may wait for running
 # requests to end, whose outputs are short here, and for a few turns of the pipeline.
 PATIENCE_STEPS = 400

@@ -76,8 +76,14 @@ def request_problems(scheduler: Scheduler) -> Iterator[str]:
     prefilling = Counter(id(r) for r in scheduler._prefilling)
     decoding = Counter(id(r) for r in scheduler._decoding)
     flying = Counter(id(e.request) for b in scheduler._in_flight.values() for e in b.entries)
+    busy = prefilling.keys() | decoding.keys() | flying.keys()
     for request in scheduler.requests.values():
         key = id(request)
+        if request.status is RequestStatus.WAITING and queued[key] == 1 and key not in busy:
+            # The many that only wait: quickly done.
+            if request.block_table or request.host_table or request.num_computed or request.in_flight:
+                yield f"{request!r} waits with a cache"
+            continue
         places = (queued[key], prefilling[key] + decoding[key])
         if places != ((0, 1) if request.status is RequestStatus.RUNNING else (1, 0)) or request.is_finished:
             yield f"{request!r} is queued {places[0]} times and running {places[1]} times"
@@ -85,12 +91,10 @@ def request_problems(scheduler: Scheduler) -> Iterator[str]:
             yield f"{request!r} is in {flying[key]} batches, in_flight={request.in_flight}"
         if bool(request.host_table) != (request.status is RequestStatus.SWAPPED):
             yield f"{request!r} has {len(request.host_table)} host blocks"
-        if request.status is RequestStatus.WAITING and (request.block_table or request.num_computed):
-            yield f"{request!r} waits with a cache"
         if decoding[key] and not request.in_flight and request.num_computed != request.num_tokens - 1:
             yield f"{request!r} decodes with the wrong number of tokens computed"
     count = len(scheduler.requests)
-    if (queued | prefilling | decoding | flying).total() > count:
+    if len(queued.keys() | busy) > count:
         yield "ended requests are still in a queue"
     if scheduler.num_waiting != queued.total():
         yield f"{scheduler.num_waiting} requests are said to wait, {queued.total()} do"

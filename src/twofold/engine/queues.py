@@ -112,7 +112,7 @@ class RequestQueues:
             raise ValueError(f"{has} the context ends at {limit}, output included: shorten it")
         if tokens + 1 > slots:
             raise ValueError(
-                f"{has} the cache holds {slots}, {self.blocks.num_blocks} blocks of {self.blocks.block_size}: "
+                f"{has} the cache holds {slots} ({self.blocks.num_blocks} × {self.blocks.block_size}): "
                 f"shorten it, or give the cache at least {self.blocks.blocks_for(tokens + 1)} blocks"
             )
         if not self.config.chunked_prefill and tokens > budget:

@@ -197,6 +197,7 @@ class Runner:
             tables,
             rows,
             torch.tensor(wanted, device=where),
+            drafts=[e.num_drafts for e in batch.entries],
         )
 
     def _row(self, request: Request) -> int:

@@ -1,7 +1,7 @@
 """Calibration: measure this CPU through the kernels that run models here, and write its device file.
 
-What is measured is what the roofline asks for: bandwidth by working set, FLOP/s by rows, what reading the cache and calling
-an op cost. Nothing is fitted to a whole model.
+What is measured is what the roofline asks for: bandwidth by working set, FLOP/s by rows, what reading the
+cache and calling an op cost. Nothing is fitted to a whole model.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -22,7 +23,7 @@ import yaml
 
 from twofold.devices.catalog import THIS_CPU, parse_device, this_cpu_path
 from twofold.devices.schema import DeviceFile
-from twofold.measure.probe import NARROW, WIDE, Probe, best_of
+from twofold.measure.probe import NARROW, WIDE, Probe, seconds_of
 
 Progress = Callable[[str, int, int], None]
 
@@ -52,11 +53,15 @@ class Measured:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What a calibration measured, the device it describes, and the file that it was written to."""
+    """What a calibration measured, the device it describes, and the file that it was written to.
+
+    busy: other programs were using the processor when it began, so the figures are too low.
+    """
 
     measured: Measured
     device: DeviceFile
     path: Path
+    busy: bool
 
     def rows(self) -> list[tuple[str, str]]:
         """The figures as (what, value with unit) for a table."""
@@ -64,7 +69,9 @@ class Calibration:
         table = [(f"read, {_size(size)}", f"{rate / 1e9:.1f} GB/s") for size, rate in m.read]
         table.append(("copy", f"{m.copy / 1e9:.1f} GB/s"))
         for precision, points in m.matmul.items():
-            table += [(f"matmul {precision}, {rows:.0f} rows", f"{rate / 1e9:.1f} GFLOP/s") for rows, rate in points]
+            table += [
+                (f"matmul {precision}, {rows:.0f} rows", f"{rate / 1e9:.1f} GFLOP/s") for rows, rate in points
+            ]
         table += [(f"calling {kind}", f"{seconds * 1e6:.1f} us") for kind, seconds in sorted(m.op.items())]
         table.append(("host work per step", f"{m.step * 1e6:.0f} us"))
         table.append(("elementwise", f"{m.vector / 1e9:.1f} GFLOP/s"))
@@ -75,13 +82,16 @@ class Calibration:
         return table
 
 
-def calibrate(*, quick: bool = False, progress: Progress | None = None, path: Path | None = None) -> Calibration:
-    """Measure this CPU with torch's current number of threads and write its device file to `path` (default: where
-    `this-cpu` is looked for). quick: fewer sizes and repeats, under 15 seconds instead of a minute.
+def calibrate(
+    *, quick: bool = False, progress: Progress | None = None, path: Path | None = None
+) -> Calibration:
+    """Measure this CPU with torch's current number of threads and write its device file to `path` (default:
+    where `this-cpu` is looked for). quick: fewer sizes and repeats, under 15 seconds instead of a minute.
 
     progress(what, done, total) is called before each part. OSError where the file cannot be written.
     """
     m = Measured()
+    busy = _busy()
     parts: list[tuple[str, Callable[[], None]]] = [
         ("calls", lambda: _measure_calls(m, quick)),
         ("bandwidth", lambda: _measure_read(m, quick)),
@@ -101,17 +111,17 @@ def calibrate(*, quick: bool = False, progress: Progress | None = None, path: Pa
     device = parse_device(text, str(target))
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(text, encoding="utf-8")
-    return Calibration(m, device, target)
+    return Calibration(m, device, target, busy)
 
 
 def _measure_calls(m: Measured, quick: bool) -> None:
     """What calling ops costs: every op of a model so narrow that there is nothing to compute."""
     probe = Probe(NARROW, 64)
-    repeats = 50 if quick else 200
-    totals = probe.by_kind(1, 8, repeats)
+    budget = 0.5 if quick else 2.0
+    totals = probe.by_kind(1, 8, budget)
     m.op = {kind: total.seconds / total.calls for kind, total in totals.items()}
-    ops = sum(total.seconds for total in totals.values()) / repeats
-    m.step = max(0.0, probe.step_seconds(1, 8, repeats) - ops)
+    ops = sum(total.seconds for total in totals.values())
+    m.step = max(0.0, probe.step_seconds(1, 8, budget) - ops)
 
 
 def _measure_read(m: Measured, quick: bool) -> None:
@@ -129,16 +139,11 @@ def _measure_read(m: Measured, quick: bool) -> None:
             for matrix in matrices:
                 F.linear(x, matrix)
 
-        once = best_of(1, run)
-        repeats = max(3, min(200, int((0.1 if quick else 0.3) / once)))
-        seconds = best_of(repeats, run)
-        plain = F.linear
-        assert plain is not None
-        net = max(seconds - len(matrices) * call, 0.2 * seconds)
-        m.read.append((float(size), size / net))
+        seconds = seconds_of(run, 0.15 if quick else 0.5)
+        m.read.append((float(size), size / _net(seconds, len(matrices) * call)))
     source = pool[: min(pool.numel() // 2, 1 << 26)]
     target = torch.empty_like(source)
-    m.copy = 2 * 4 * source.numel() / best_of(5, lambda: target.copy_(source))
+    m.copy = 2 * 4 * source.numel() / seconds_of(lambda: target.copy_(source), 0.2)
 
 
 def _measure_matmul(m: Measured, quick: bool) -> None:
@@ -150,10 +155,8 @@ def _measure_matmul(m: Measured, quick: bool) -> None:
         flop = seconds = 0.0
         for weight in weights:
             x = torch.full((rows, weight.shape[1]), 0.5)
-            once = best_of(1, lambda x=x, weight=weight: F.linear(x, weight))  # type: ignore[misc]
-            repeats = max(3, min(200, int((0.03 if quick else 0.1) / once)))
-            taken = best_of(repeats, lambda x=x, weight=weight: F.linear(x, weight))  # type: ignore[misc]
-            seconds += max(taken - call, 0.2 * taken)
+            taken = seconds_of(partial(F.linear, x, weight), 0.03 if quick else 0.2)
+            seconds += _net(taken, call)
             flop += 2.0 * rows * weight.numel()
         points.append((float(rows), flop / seconds))
     m.matmul["fp32"] = points
@@ -163,19 +166,19 @@ def _measure_attention(m: Measured, quick: bool) -> None:
     """Elementwise ops and attention of a model as wide as a small real one."""
     keys = 1024 if quick else 2048
     probe = Probe(WIDE, keys)
-    repeats = 2 if quick else 5
-    prefill = probe.by_kind(256, 256, repeats)
+    budget = 0.5 if quick else 2.0
+    prefill = probe.by_kind(256, 256, budget)
     work = sum(prefill[kind].vector_flop for kind in VECTOR_KINDS)
-    spent = sum(prefill[kind].seconds - prefill[kind].calls * m.op[kind] for kind in VECTOR_KINDS)
-    m.vector = work / max(spent, 1e-9)
+    m.vector = work / sum(_net(prefill[k].seconds, prefill[k].calls * m.op[k]) for k in VECTOR_KINDS)
     many = prefill["attention"]
-    m.attention_flops = many.flop / max(many.seconds - many.calls * m.op["attention"], 1e-9)
-    few = probe.by_kind(1, keys, 5 * repeats)["attention"]
-    m.attention_read = few.bytes_moved / max(few.seconds - few.calls * m.op["attention"], 1e-9)
+    m.attention_flops = many.flop / _net(many.seconds, many.calls * m.op["attention"])
+    few = probe.by_kind(1, keys, budget)["attention"]
+    m.attention_read = few.bytes_moved / _net(few.seconds, few.calls * m.op["attention"])
 
 
 def _measure_disk(m: Measured, quick: bool) -> None:
-    """Bytes/s of reading a file that the system has been told to drop from memory; None where it cannot be told."""
+    """Bytes/s of reading a file that the system has been told to drop from memory; None where it cannot be
+    told."""
     if not hasattr(os, "posix_fadvise"):
         return
     size = (64 if quick else 256) << 20
@@ -190,6 +193,11 @@ def _measure_disk(m: Measured, quick: bool) -> None:
             while again.read(4 << 20):
                 pass
         m.disk = size / (perf_counter() - start)
+
+
+def _net(seconds: float, calling: float) -> float:
+    """`seconds` without what calling the ops took; at least a fifth, where noise would leave nothing."""
+    return max(seconds - calling, 0.2 * seconds)
 
 
 def _document(m: Measured) -> dict[str, Any]:
@@ -235,7 +243,9 @@ def _document(m: Measured) -> dict[str, Any]:
         "curves": {
             "source": measured,
             "read": [list(point) for point in m.read],
-            "matmul": {precision: [list(point) for point in points] for precision, points in m.matmul.items()},
+            "matmul": {
+                precision: [list(point) for point in points] for precision, points in m.matmul.items()
+            },
             "attention_flops": m.attention_flops,
             "attention_read": m.attention_read,
             "op": m.op,
@@ -245,6 +255,11 @@ def _document(m: Measured) -> dict[str, Any]:
         free = shutil.disk_usage(tempfile.gettempdir()).free
         document["disk"] = {"bandwidth": figure(m.disk), "capacity": figure(free)}
     return document
+
+
+def _busy() -> bool:
+    """Whether more than half a processor was in use over the last minute, by the system's load average."""
+    return hasattr(os, "getloadavg") and os.getloadavg()[0] > 0.5
 
 
 def _memory() -> int:

@@ -1,11 +1,10 @@
-"""A small random model whose ops are timed one kind at a time, through the same kernels that run real models."""
+"""A small random model whose ops are timed one kind at a time, through the same kernels that run real
+models."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from statistics import median
+from collections.abc import Callable, Sequence
 from time import perf_counter
-from typing import TypeVar
 
 import torch
 
@@ -27,18 +26,23 @@ NARROW = ModelSpec("probe-narrow", "llama", 4, 64, 4, 2, 16, 96, 64, 1024)
 WIDE = ModelSpec("probe-wide", "llama", 2, 768, 12, 4, 64, 2048, 64, 4096)
 """As wide as a small real model."""
 
-T = TypeVar("T")
+
+def quartile(times: Sequence[float]) -> float:
+    """The lower quartile: what a run takes when nothing else disturbs it, without being the luckiest one."""
+    return sorted(times)[(len(times) - 1) // 4]
 
 
-def best_of(repeats: int, run: Callable[[], object]) -> float:
-    """Median seconds of `run` over `repeats` calls after one that warms up."""
+def seconds_of(run: Callable[[], object], budget: float) -> float:
+    """Lower quartile of the seconds of `run`, called at least three and at most 200 times within `budget`
+    seconds, after one call that warms up."""
     run()
-    times = []
-    for _ in range(repeats):
+    times: list[float] = []
+    end = perf_counter() + budget
+    while len(times) < 3 or (len(times) < 200 and perf_counter() < end):
         start = perf_counter()
         run()
         times.append(perf_counter() - start)
-    return median(times)
+    return quartile(times)
 
 
 class Probe:
@@ -73,21 +77,31 @@ class Probe:
         )
 
     @torch.inference_mode()
-    def by_kind(self, queries: int, keys: int, repeats: int) -> dict[str, OpTotals]:
-        """Totals by op kind of `repeats` steps, each op timed (after one step that warms up)."""
+    def by_kind(self, queries: int, keys: int, budget: float) -> dict[str, OpTotals]:
+        """Totals by op kind of one step, each op timed; seconds are the lower quartile of those in
+        `budget` seconds."""
         device = TorchDevice("cpu", profile=True)
         step = self.step(queries, keys)
-        for warm in (True, False):
-            for _ in range(1 if warm else repeats):
-                device.begin_step()
-                self.model.forward(step, device)
-                device.end_step()
-            if warm:
-                device.reset_totals()
-        return device.totals
+        totals: dict[str, OpTotals] = {}
+        seconds: dict[str, list[float]] = {}
+
+        def run() -> None:
+            nonlocal totals
+            device.reset_totals()
+            device.begin_step()
+            self.model.forward(step, device)
+            device.end_step()
+            totals = device.totals
+            for kind, total in totals.items():
+                seconds.setdefault(kind, []).append(total.seconds)
+
+        seconds_of(run, budget)
+        for kind, times in seconds.items():
+            totals[kind].seconds = quartile(times)
+        return totals
 
     @torch.inference_mode()
-    def step_seconds(self, queries: int, keys: int, repeats: int) -> float:
+    def step_seconds(self, queries: int, keys: int, budget: float) -> float:
         """Seconds of a step without timing its ops, its tensors made anew each time."""
         device = TorchDevice("cpu")
 
@@ -96,7 +110,7 @@ class Probe:
             self.model.forward(self.step(queries, keys), device)
             device.end_step()
 
-        return best_of(repeats, run)
+        return seconds_of(run, budget)
 
 
 def _widen(data: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:

@@ -1,7 +1,9 @@
-"""The catalogue of architectures: `ModelSpec`s by name, without weights. One YAML file per family beside this module.
+"""The catalogue of architectures: `ModelSpec`s by name, without weights. One YAML file per family beside this
+module.
 
-A file holds `family`, `defaults` shared by its models, and `models` by name; an entry's keys are the fields of
-`ModelSpec`, plus `aliases`. Every entry names the public configuration that it was read from as its `source`.
+A file holds `family`, `defaults` shared by its models, and `models` by name; an entry's keys are the fields
+of `ModelSpec`, plus `aliases`. Every entry names the public configuration that it was read from as its
+`source`.
 """
 
 from __future__ import annotations
@@ -53,13 +55,15 @@ def spec_from_mapping(name: str, values: Mapping[str, Any]) -> ModelSpec:
 
 
 def model_names(*, aliases: bool = False) -> list[str]:
-    """Names of all architectures in the catalogue, sorted; with `aliases` the other names that they answer to as well."""
+    """Names of all architectures in the catalogue, sorted; with `aliases` the other names that they answer
+    to as well."""
     specs, others = _entries()
     return sorted([*specs, *others] if aliases else specs)
 
 
 def get_spec(name: str) -> ModelSpec:
-    """The architecture called `name` (any case, aliases too); ValueError with the nearest name where there is none."""
+    """The architecture called `name` (any case, aliases too); ValueError with the nearest name where there
+    is none."""
     specs, aliases = _entries()
     key = name.lower()
     spec = specs.get(aliases.get(key, key))

@@ -96,8 +96,8 @@ class Config:
                 and value not in (None, False, [], {})
             ):
                 raise ValueError(
-                    f"{self.where}: {key} = {value!r} is unknown and may change the model; refusing to ignore it "
-                    "(take the key out of config.json if it does not matter)"
+                    f"{self.where}: {key} = {value!r} is unknown and may change the model; refusing to "
+                    "ignore it (take the key out of config.json if it does not matter)"
                 )
 
 

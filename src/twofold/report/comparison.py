@@ -112,7 +112,7 @@ class Comparison(Record):
             else Row(label=result.label, predicted_here=result)
         )
         return cls(
-            title=f"{result.model} on {result.device}",
+            title=result.label,
             model=result.model,
             device=result.device,
             workload=result.workload,

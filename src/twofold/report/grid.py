@@ -236,6 +236,11 @@ def all_grids(comparison: Comparison) -> list[Grid]:
         predicted_elsewhere(comparison),
     )
     grids = [grid for grid in made if grid is not None]
+    if not grids and any(row.refused for row in comparison.all_rows):
+        refused = [row for row in comparison.all_rows if row.refused]
+        return [
+            Grid("Nothing to run", (_NAME, Column("reason", align="left")), _lines(refused, lambda _: ()))
+        ]
     for index in range(1, len(grids)):  # a reason for a refusal is worth reading once
         grids[index] = replace(grids[index], lines=tuple(x for x in grids[index].lines if x.span is None))
     return grids

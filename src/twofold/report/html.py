@@ -89,7 +89,9 @@ def summary(comparison: Comparison) -> list[str]:
             said.append(f"Least memory: {least}, {few} instead of {all_of_it}.")
     error = comparison.median_error("tpot")
     if error is not None:
-        said.append(f"TPOT predicted for {comparison.device} is off by {error * 100:.0f} % in the median over rows.")
+        said.append(
+            f"TPOT predicted for {comparison.device} is off by {error * 100:.0f} % in the median over rows."
+        )
     return said
 
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from twofold.report import bars, plots
-from twofold.report.bars import Bar, Group
+from twofold.report import plots
+from twofold.report.bars import Bar, Group, stacked
 from twofold.report.comparison import Comparison, Row
 from twofold.report.grid import speedup
 from twofold.report.plots import Point
@@ -57,11 +57,13 @@ def _memory(comparison: Comparison) -> Iterator[Picture]:
         if result is not None:
             groups.append(Group(row.label, [Bar("", _parts(result.memory))]))
             capacity = result.memory.capacity or capacity
+    measured = any(row.measured for row in comparison.all_rows)
     if groups:
         yield Picture(
             "Memory by part",
-            "Counted bytes at the peak, per device; unaccounted is what the process grew by beyond them.",
-            bars.stacked(
+            "Counted bytes at the peak, per device"
+            + ("; unaccounted is what the process grew by beyond them." if measured else "."),
+            stacked(
                 groups, "B", name="memory", title="Memory by part", limit=capacity.mid if capacity else None
             ),
         )
@@ -80,8 +82,9 @@ def _parts(memory: Memory) -> dict[str, float]:
 
 def _latency(comparison: Comparison) -> Iterator[Picture]:
     groups = []
+    both = any(row.measured and row.predicted_here for row in comparison.all_rows)
     for row in comparison.all_rows:
-        pair = ((row.measured, "measured", False), (row.predicted_here, "predicted", True))
+        pair = ((row.measured, "measured", False), (row.predicted_here, "predicted", both))
         bars = [
             Bar(caption, {op.kind: op.seconds for op in result.breakdown}, faint)
             for result, caption, faint in pair
@@ -92,9 +95,10 @@ def _latency(comparison: Comparison) -> Iterator[Picture]:
     if groups:
         yield Picture(
             "Time by kind of op",
-            "Where the seconds go, measured above predicted (paler): the parts should agree, not "
-            "only the sums.",
-            bars.stacked(groups, "s", name="latency", title="Time by kind of op"),
+            "Where the seconds go, measured above predicted (paler): the parts should agree, not only sums."
+            if both
+            else "Where the seconds go.",
+            stacked(groups, "s", name="latency", title="Time by kind of op"),
         )
 
 
@@ -120,8 +124,8 @@ def _roofline(comparison: Comparison) -> Iterator[Picture]:
         "Roofline",
         f"{word} ops under the ceilings of {comparison.device}"
         + (f" ({roofs.source})" if roofs.source else "")
-        + ". On the slope memory is the limit, under the flat roof arithmetic is; the distance to the line is "
-        "what better kernels could gain.",
+        + ". On the slope memory is the limit, under the flat roof arithmetic is; the distance to the line "
+        "is what better kernels could gain.",
         plots.roofline(series, roofs.gb_s, roofs.gflop_s),
     )
 
@@ -190,7 +194,7 @@ def _devices(comparison: Comparison) -> Iterator[Picture]:
     if len(found) > 1:
         yield Picture(
             "The same plan on other devices",
-            "From the baseline to the fastest row, on a logarithmic scale: the length of a line is what techniques "
-            "give, the distance between lines what hardware gives.",
+            "From the baseline to the fastest row, on a logarithmic scale: the length of a line is what "
+            "techniques give, the distance between lines what hardware gives.",
             plots.device_speed(found),
         )

@@ -219,10 +219,8 @@ class Store:
         if version == 0:
             try:
                 db.execute("PRAGMA journal_mode = WAL")
-            except (
-                sqlite3.OperationalError
-            ) as error:  # another process is creating the file; its choice stands
-                if _code(error) not in _BUSY:
+            except sqlite3.OperationalError as error:
+                if _code(error) not in _BUSY:  # busy: another process is creating the file
                     raise
             database.create(db, self.path)
         self._checked = True
@@ -257,7 +255,7 @@ class Store:
             except OSError:
                 continue
         raise ValueError(
-            f"neither {self.path} nor {self.unsaved} nor {tempfile.gettempdir()} can be written; free some space"
+            f"none of {self.path}, {self.unsaved} and {tempfile.gettempdir()} can be written; free some space"
         )
 
     def _take_in(self, db: sqlite3.Connection) -> list[Path]:

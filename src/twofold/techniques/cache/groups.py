@@ -1,4 +1,4 @@
-"""Asymmetric group quantisation: numbers as packed unsigned codes, with a scale and a zero point a group in fp16.
+"""Asymmetric group quantisation: packed unsigned codes, with a scale and a zero point a group in fp16.
 
 A code c stands for `zero + c · scale`, where `zero` is the least number of the group and the scale spreads
 the codes evenly up to the greatest. Both are rounded to fp16 before the codes are chosen, so that codes fit
@@ -72,8 +72,10 @@ def unpack(packed: torch.Tensor, bits: int) -> torch.Tensor:
     if bits == 8:
         return packed.float()
     # One look-up a byte yields all its codes; shifting and masking would take a pass over them each.
-    found: torch.Tensor = torch.nn.functional.embedding(packed.int(), _codes_of_bytes(bits, packed.device))
-    return found.flatten(-2)
+    table = _codes_of_bytes(bits, packed.device)
+    found: torch.Tensor = torch.nn.functional.embedding(packed.int(), table)
+    codes: torch.Tensor = found.flatten(-2)
+    return codes
 
 
 @lru_cache(maxsize=8)
@@ -81,4 +83,4 @@ def _codes_of_bytes(bits: int, device: torch.device) -> torch.Tensor:
     """The codes in every byte, float32 [256, 8 / bits]."""
     byte = torch.arange(256, device=device)
     shifts = torch.arange(0, 8, bits, device=device)
-    return ((byte[:, None] >> shifts) & (2**bits - 1)).float()
+    return ((byte[:, None] >> shifts) & ((1 << bits) - 1)).float()

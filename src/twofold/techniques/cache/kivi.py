@@ -17,11 +17,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from twofold.models.cache import CacheLayer, CacheScheme, Heads
+from twofold.models.cache import CacheLayer, Heads
 from twofold.models.spec import ModelSpec
 from twofold.techniques.base import Claim, Info, Technique
 from twofold.techniques.cache.groups import BITS
-from twofold.techniques.cache.kivi_cache import KiviCache, Layout
+from twofold.techniques.cache.kivi_cache import KiviCache
+from twofold.techniques.cache.kivi_layout import Layout
 
 _PAPER = "arXiv:2402.02750"
 _MODEL = "Llama-2-7B, prompts of 161 and outputs of 338 tokens (the means of ShareGPT), residual 32 and 128"
@@ -66,8 +67,8 @@ class KiviScheme:
 
 @dataclass(frozen=True)
 class Kivi(Technique):
-    """bits: of a stored element, 2, 4 or 8. group: elements that share a scale and a zero point. residual: how
-    many of the newest values stay in full precision (keys: fewer than that), in tokens; a multiple of `group`.
+    """bits: of a stored element, 2, 4 or 8. group: elements that share a scale and a zero point. residual:
+    tokens whose values stay in full precision, the newest (keys: fewer than that); a multiple of `group`.
     """
 
     bits: int = 2
@@ -129,6 +130,6 @@ class Kivi(Technique):
         fit = min(fits, key=lambda g: abs(g - self.group))
         raise ValueError(f"{wide} group={self.group}; use group={fit}")
 
-    def cache_scheme(self) -> CacheScheme:
+    def cache_scheme(self) -> KiviScheme:
         """A KiviScheme with these parameters."""
         return KiviScheme(self.bits, self.group, self.residual)

@@ -1,4 +1,4 @@
-"""The cache layer of KIVI: old entries packed in blocks, the newest in full precision beside them, by sequence.
+"""The cache layer of KIVI: old entries packed in blocks, the newest in full precision by sequence.
 
 How far a sequence of n entries is packed depends on n alone (see `Layout.packed`), so that no state can
 drift: between steps exactly those entries are packed, and a step reads packed what was packed before it and
@@ -10,9 +10,7 @@ of a group, R tokens of the window.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from collections.abc import Mapping
 
 import torch
 
@@ -20,8 +18,8 @@ from twofold.devices.base import Device
 from twofold.models.cache import CacheLayer, CacheSize, Heads
 from twofold.models.step import StepInput
 from twofold.models.weights import TORCH_DTYPES
-from twofold.ops.attention import Span
 from twofold.techniques.cache.groups import SCALE_BYTES, Groups, dequantise, quantise
+from twofold.techniques.cache.kivi_layout import Layout, Moved
 
 WIDEN_FLOP = {8: 2, 4: 4, 2: 4}
 """Elementwise operations to widen one element: shift and mask (not of whole bytes), multiply, add."""
@@ -29,85 +27,17 @@ PACK_FLOP = {8: 7, 4: 9, 2: 9}
 """The same to pack one: minimum, maximum, subtract, multiply, round, clamp (two), then shift and or."""
 
 
-class Reads(NamedTuple):
-    """What attention over a batch reads, in tokens. Packed keys are read in whole groups."""
-
-    packed_keys: int
-    packed_values: int
-    full_keys: int
-    full_values: int
-
-
-class Writes(NamedTuple):
-    """What a batch appends, in tokens: entries that become packed, and those that are left in the windows."""
-
-    packed_keys: int
-    packed_values: int
-    full_keys: int
-    full_values: int
-
-
-@dataclass(slots=True)
-class Layout:
-    """Which entries are packed. Shared by the layers of a model, which count the same batch one after another."""
-
-    bits: int
-    group: int
-    residual: int
-    _reads: dict[int | None, tuple[Sequence[Span], Reads]] = field(default_factory=dict)
-    _writes: tuple[Sequence[Span], Writes] | None = None
-
-    def packed(self, entries: int) -> tuple[int, int]:
-        """(keys, values) packed of a sequence of `entries`: keys leave the window R at a time, values singly."""
-        return entries - entries % self.residual, max(0, entries - self.residual)
-
-    def begin(self, span: Span, window: int | None) -> int:
-        """The first entry that any query of `span` may see."""
-        return 0 if window is None else max(0, span.keys - span.queries - window + 1)
-
-    def reads(self, spans: Sequence[Span], window: int | None) -> Reads:
-        """What is read of layers with that sliding window."""
-        known = self._reads.get(window)
-        if known is not None and known[0] is spans:
-            return known[1]
-        total = [0, 0, 0, 0]
-        for span in spans:
-            begin = self.begin(span, window)
-            keys, values = self.packed(span.keys - span.queries)
-            total[0] += max(0, keys - begin // self.group * self.group)
-            total[1] += max(0, values - begin)
-            total[2] += span.keys - max(begin, keys)
-            total[3] += span.keys - max(begin, values)
-        self._reads[window] = (spans, Reads(*total))
-        return self._reads[window][1]
-
-    def writes(self, spans: Sequence[Span]) -> Writes:
-        """What is written, were no draft voided."""
-        if self._writes is not None and self._writes[0] is spans:
-            return self._writes[1]
-        total = [0, 0, 0, 0]
-        for queries, entries in spans:
-            keys, values = self.packed(entries - queries)
-            new_keys, new_values = self.packed(entries)
-            total[0] += new_keys - keys
-            total[1] += new_values - values
-            total[2] += min(queries, entries - new_keys)
-            total[3] += min(queries, entries - new_values)
-        self._writes = (spans, Writes(*total))
-        return self._writes[1]
-
-
 class KiviCache(CacheLayer):
     """Packed keys and values in blocks, full-precision windows by sequence.
 
     Tensors, with b tokens a block, V channels in a group of values and w = bits / 8 bytes a code:
-    k_codes uint8 [B, b / G, K, D, G · w], k_scale, k_zero fp16 [B, b / G, K, D], a group being G tokens of one
-    channel; v_codes uint8 [B, b, K, D / V, V · w], v_scale, v_zero fp16 [B, b, K, D / V], a group being V
+    k_codes uint8 [B, b / G, K, D, G · w], k_scale, k_zero fp16 [B, b / G, K, D], a group being G tokens of
+    one channel; v_codes uint8 [B, b, K, D / V, V · w], v_scale, v_zero fp16 [B, b, K, D / V], a group being V
     channels of one token; k_window, v_window [max_seqs, R, K, D] in the activations' precision, with entry n
     of a sequence at n mod R.
 
-    counters: shared by the layers of a model (see `KiviScheme`). Not shareable: the newest entries lie outside
-    the blocks, so that a block that is full by its slots may still hold nothing.
+    counters: shared by the layers of a model (see `KiviScheme`). Not shareable: the newest entries lie
+    outside the blocks, so that a block that is full by its slots may still hold nothing.
     """
 
     shareable = False
@@ -149,7 +79,7 @@ class KiviCache(CacheLayer):
         """R keys and R values in the activations' precision."""
         return self.layout.residual * self.heads.stored_width * self.heads.act_bytes
 
-    def _bytes(self, moved: Reads | Writes) -> int:
+    def _bytes(self, moved: Moved) -> int:
         h = self.heads
         packed = moved.packed_keys // self.layout.group * self._packed_key_bytes
         packed += moved.packed_values * self._packed_value_bytes
@@ -157,7 +87,7 @@ class KiviCache(CacheLayer):
             packed + (moved.full_keys * h.head_dim + moved.full_values * h.v_dim) * h.kv_heads * h.act_bytes
         )
 
-    def _packed_elements(self, moved: Reads | Writes) -> int:
+    def _packed_elements(self, moved: Moved) -> int:
         h = self.heads
         return h.kv_heads * (moved.packed_keys * h.head_dim + moved.packed_values * h.v_dim)
 
@@ -271,7 +201,7 @@ class KiviCache(CacheLayer):
     def _absorb(
         self, row: int, table: torch.Tensor, base: int, count: int, tail: tuple[torch.Tensor, torch.Tensor]
     ) -> None:
-        """Append the `count` entries after `base`, which `tail` holds: pack what becomes old, keep the rest."""
+        """Append the `count` entries after `base` that `tail` holds: pack what becomes old, keep the rest."""
         lay, end = self.layout, base + count
         self._lengths[row] = end
         (old_k, old_v), (keys, values) = lay.packed(base), lay.packed(end)
@@ -291,7 +221,7 @@ class KiviCache(CacheLayer):
     # --- reading
 
     def read(self, step: StepInput, seq: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values [N, K, D]; zero where a sliding window hides the oldest entries, which are not read."""
+        """Keys and values [N, K, D]; zero instead of read where a sliding window hides the oldest entries."""
         assert self._tails, "a step is read between its write and the end of attend"
         lay, h, span, table = self.layout, self.heads, step.spans[seq], step.tables[seq]
         begin = lay.begin(span, h.window)
@@ -310,9 +240,8 @@ class KiviCache(CacheLayer):
             first = min(begin, values)
             out = v.new_zeros(span.keys, h.kv_heads, h.v_dim)
             if first < values:
-                self._load(
-                    "v", table[first:values], out[first:values].view(self._value_groups(values - first))
-                )
+                groups = out[first:values].view(self._value_groups(values - first))
+                self._load("v", table[first:values], groups)
             out[values:] = v
             v = out
         return k, v

@@ -25,6 +25,7 @@ _NOT_HERE = "needs the model's weights; a comparison measures the same divergenc
 
 def _qsnr_claim(setup: str, figure: str, claimed: float, baseline: str) -> Claim:
     key, source = setup.replace("_", "-"), f"{_PAPER}, figure 4"
+    claimed = round(claimed, 2)  # the source's digits
     return Claim(
         key, figure, (claimed, claimed), "dB", baseline, _TENSORS, "any", source, f"int_vs_fp:{setup}"
     )

@@ -1,0 +1,69 @@
+"""A quick calibration: it writes a file that the catalogue reads and whose figures hang together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from twofold.devices.catalog import get_device, this_cpu_path
+from twofold.devices.roofline import Roofline
+from twofold.measure.calibrate import Calibration, calibrate
+from twofold.ops import Linear, Norm
+
+
+@pytest.fixture(scope="module")
+def calibration(tmp_path_factory: pytest.TempPathFactory) -> Calibration:
+    seen: list[tuple[str, int, int]] = []
+    path = tmp_path_factory.mktemp("calibration") / "devices" / "this-cpu.yaml"
+    found = calibrate(quick=True, progress=lambda *step: seen.append(step), path=path)
+    assert [done for _, done, _ in seen] == list(range(seen[-1][2] + 1))
+    return found
+
+
+def test_the_file_is_read_back(calibration: Calibration) -> None:
+    device = get_device(str(calibration.path))
+    assert device == calibration.device
+    assert device.confidence == "calibrated"
+    assert device.curves is not None
+    assert device.curves.read == calibration.measured.read
+
+
+def test_this_cpu_finds_it(calibration: Calibration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TWOFOLD_CACHE", str(tmp_path))
+    this_cpu_path().parent.mkdir(parents=True)
+    this_cpu_path().write_text(calibration.path.read_text(encoding="utf-8"), encoding="utf-8")
+    assert Roofline(get_device("this-cpu")).native_precision == "fp32"
+
+
+def test_every_kind_of_op_was_called(calibration: Calibration) -> None:
+    kinds = {"linear", "norm", "rotary", "activation", "embedding", "cache-write", "attention"}
+    assert kinds <= calibration.measured.op.keys()
+    assert all(1e-7 < seconds < 1.0 for seconds in calibration.measured.op.values())
+
+
+def test_figures_are_positive_and_shown(calibration: Calibration) -> None:
+    m = calibration.measured
+    assert min(m.copy, m.vector, m.attention_flops, m.attention_read) > 0
+    assert len(calibration.rows()) >= len(m.read) + len(m.matmul["fp32"]) + len(m.op)
+
+
+def test_more_work_takes_more_predicted_time(calibration: Calibration) -> None:
+    device = Roofline(calibration.device)
+    times = [
+        device.charge(op, op.cost()).seconds
+        for op in (Linear(rows, 576, 1536, "f32", 4 * 576 * 1536, "fp32", 4) for rows in (1, 4, 32, 512))
+    ]
+    assert times == sorted(times)
+    larger = Norm(512, 576, "rms", 4)
+    smaller = Norm(1, 576, "rms", 4)
+    assert device.charge(larger, larger.cost()).seconds > device.charge(smaller, smaller.cost()).seconds
+
+
+def test_a_larger_resident_plan_streams_no_faster(calibration: Calibration) -> None:
+    device = Roofline(calibration.device)
+    rates = []
+    for resident in (1 << 20, 1 << 26, 1 << 32):
+        device.resident_bytes = resident
+        rates.append(device.bandwidth)
+    assert rates == sorted(rates, reverse=True)
