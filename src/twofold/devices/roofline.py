@@ -254,7 +254,8 @@ class Roofline(ModelledDevice):
         near = joules = far = 0.0
         stream = self._stream
         if self._curves is not None and isinstance(op, Attention):
-            stream = min(stream, self._curves.attention_read)
+            # The cache is gathered first and attended over from there: both passes take their time.
+            stream = 1.0 / (1.0 / stream + 1.0 / self._curves.attention_read)
         for role, read, written, space in cost.traffic:
             nbytes = read + written
             if space == DEVICE:

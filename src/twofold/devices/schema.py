@@ -132,7 +132,7 @@ class Curves(Strict):
 
     read: (working set in bytes, bytes/s); matmul: by precision (rows of activations, FLOP/s) for products
     whose weights are cached; attention_flops: FLOP/s of attention over many queries; attention_read: bytes/s
-    at which it reads the cache for few; op: seconds per op by kind, at one token.
+    at which it reads the cache for few, when they are cached; op: seconds per op by kind, at one token.
     """
 
     source: str

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
+import twofold.kernels.reference  # noqa: F401  (fills the registry)
 from twofold.devices.base import Device, LayerT, OpTotals, StepCost
 from twofold.devices.clock import WallClock
-import twofold.kernels.reference  # noqa: F401  (fills the registry)
 from twofold.kernels.registry import REFERENCE, Kernel
 from twofold.ops.attention import Attention
 from twofold.ops.base import Cost, Op

@@ -443,5 +443,5 @@ class Engine:
         if isinstance(ids, int):
             return
         vocab = self.runner.model.spec.vocab_size
-        if ids and not (0 <= min(ids) and max(ids) < vocab):
+        if ids and not (min(ids) >= 0 and max(ids) < vocab):
             raise ValueError(f"token ids must lie in 0 … {vocab - 1}; given {min(ids)} … {max(ids)}")

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from twofold.devices.catalog import THIS_CPU
 from twofold.engine.active import NotReachedError
 from twofold.engine.build import Progress, make_techniques
 from twofold.jobs.models import find_checkpoint
 from twofold.jobs.predict import label_of, predict_plan
 from twofold.jobs.run import quality_baseline, run_plan
+from twofold.measure.quality import QualityBaseline
 from twofold.models.tensors import Checkpoint
 from twofold.plan import Plan, TechniqueUse
 from twofold.report.comparison import Comparison, Row
 from twofold.report.schema import Result
-from twofold.devices.catalog import THIS_CPU
 
 
 def variants(plan: Plan) -> list[tuple[TechniqueUse, ...]]:
@@ -56,11 +57,12 @@ def compare_plan(plan: Plan, *, predict_here: str | None = THIS_CPU, progress: P
 
 
 def _row(
-    plan: Plan, checkpoint: Checkpoint, baseline: object, predict_here: str | None, progress: Progress | None
+    plan: Plan,
+    checkpoint: Checkpoint,
+    baseline: QualityBaseline | None,
+    predict_here: str | None,
+    progress: Progress | None,
 ) -> Row:
-    from twofold.measure.quality import QualityBaseline
-
-    assert baseline is None or isinstance(baseline, QualityBaseline)
     label = label_of(plan)
     try:
         make_techniques(plan, checkpoint.spec)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from twofold.devices.registry import is_real, make_device
 from twofold.engine.build import Progress, build_engine
+from twofold.engine.engine import Engine
 from twofold.engine.request import Request
 from twofold.jobs.models import find_spec, find_tokenizer_source
 from twofold.jobs.result import Played, make_result
 from twofold.models.spec import ModelSpec
 from twofold.plan import Plan
 from twofold.report.schema import Result
+from twofold.techniques.registry import make_technique
 from twofold.workloads.workload import Item, Workload, make_workload
 
 
@@ -34,7 +36,9 @@ def predict_plan(
         tokenizer = source.tokenizer
     workload = make_workload(plan.workload, tokenizer, real=False, vocab=spec.vocab_size)
     replicas = plan.parallel.dp
-    engines, requests, seconds = [], [], 0.0
+    engines: list[Engine] = []
+    requests: list[Request] = []
+    seconds = 0.0
     for replica in range(replicas):
         engine = build_engine(plan, make_device(device, **plan.parallel.model_dump()), spec, recorded=recorded)
         share = _share(workload, replica, replicas)
@@ -58,8 +62,6 @@ def predict_plan(
 
 def label_of(plan: Plan) -> str:
     """Short name of a plan in tables: its techniques, or 'baseline'."""
-    from twofold.techniques.registry import make_technique
-
     return " + ".join(make_technique(u.name, u.params).label for u in plan.techniques) or "baseline"
 
 
@@ -74,10 +76,9 @@ def _share(workload: Workload, replica: int, replicas: int) -> Workload:
     return Workload(items, concurrency, workload.summary)
 
 
-def _play(engine: object, share: Workload, progress: Progress | None, before: int, total: int) -> list[Request]:
-    from twofold.engine.engine import Engine
-
-    assert isinstance(engine, Engine)
+def _play(
+    engine: Engine, share: Workload, progress: Progress | None, before: int, total: int
+) -> list[Request]:
     done = before
 
     def count(_: Request) -> None:

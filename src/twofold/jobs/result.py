@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import JsonValue
 
 from twofold.devices.base import Device, OpTotals
 from twofold.devices.modelled import ModelledDevice
@@ -150,7 +153,7 @@ def behaviour_of(engines: Sequence[Engine]) -> dict[str, BehaviourValue]:
     if not engines[0].device.real:
         used = {k: v for a in engines[0].actives for k, v in a.behaviour.items()}
         return {k: BehaviourValue(value=value, source=_source(note), note=note) for k, (value, note) in used.items()}
-    measured = {k: v for k, v in measured_behaviour(engines).items()}
+    measured = measured_behaviour(engines)
     return {k: BehaviourValue(value=v, source="measured", note="this run") for k, v in measured.items()}
 
 
@@ -168,11 +171,13 @@ def measured_behaviour(engines: Sequence[Engine]) -> dict[str, float]:
     }
 
 
-def _source(note: str) -> str:
-    return "recorded" if note.startswith("recorded") else "user" if note.startswith("given by the user") else "paper"
+def _source(note: str) -> Literal["recorded", "user", "paper"]:
+    if note.startswith("recorded"):
+        return "recorded"
+    return "user" if note.startswith("given by the user") else "paper"
 
 
-def _plain(params: dict[str, object]) -> dict[str, object]:
+def _plain(params: dict[str, Any]) -> dict[str, JsonValue]:
     return {k: list(v) if isinstance(v, tuple) else v for k, v in params.items()}
 
 

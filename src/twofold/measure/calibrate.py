@@ -22,6 +22,7 @@ import torch.nn.functional as F
 import yaml
 
 from twofold.devices.catalog import THIS_CPU, parse_device, this_cpu_path
+from twofold.devices.curves import Curve
 from twofold.devices.schema import DeviceFile
 from twofold.measure.probe import NARROW, WIDE, Probe, seconds_of
 
@@ -72,6 +73,7 @@ class Calibration:
             table += [
                 (f"matmul {precision}, {rows:.0f} rows", f"{rate / 1e9:.1f} GFLOP/s") for rows, rate in points
             ]
+        table.append(("computing not hidden by streaming", f"{m.exposed:.0%}"))
         table += [(f"calling {kind}", f"{seconds * 1e6:.1f} us") for kind, seconds in sorted(m.op.items())]
         table.append(("host work per step", f"{m.step * 1e6:.0f} us"))
         table.append(("elementwise", f"{m.vector / 1e9:.1f} GFLOP/s"))
@@ -94,8 +96,8 @@ def calibrate(
     busy = _busy()
     parts: list[tuple[str, Callable[[], None]]] = [
         ("calls", lambda: _measure_calls(m, quick)),
-        ("bandwidth", lambda: _measure_read(m, quick)),
         ("products", lambda: _measure_matmul(m, quick)),
+        ("bandwidth", lambda: _measure_read(m, quick)),
         ("attention", lambda: _measure_attention(m, quick)),
         ("disk", lambda: _measure_disk(m, quick)),
     ]
@@ -115,13 +117,16 @@ def calibrate(
 
 
 def _measure_calls(m: Measured, quick: bool) -> None:
-    """What calling ops costs: every op of a model so narrow that there is nothing to compute."""
-    probe = Probe(NARROW, 64)
+    """What calling ops costs: products of a model so narrow that there is nothing to compute; the other
+    ops at one token between products that sweep the inner caches, as in a real model."""
+    narrow, wide = Probe(NARROW, 64), Probe(WIDE, 64)
     budget = 0.5 if quick else 2.0
-    totals = probe.by_kind(1, 8, budget)
-    m.op = {kind: total.seconds / total.calls for kind, total in totals.items()}
+    totals = narrow.by_kind(1, 8, budget)
     ops = sum(total.seconds for total in totals.values())
-    m.step = max(0.0, probe.step_seconds(1, 8, budget) - ops)
+    m.step = max(0.0, narrow.step_seconds(1, 8, budget) - ops)
+    linear = totals["linear"]
+    totals = {**wide.by_kind(1, 8, budget), "linear": linear}
+    m.op = {kind: total.seconds / total.calls for kind, total in totals.items()}
 
 
 def _measure_read(m: Measured, quick: bool) -> None:
@@ -141,13 +146,32 @@ def _measure_read(m: Measured, quick: bool) -> None:
 
         seconds = seconds_of(run, 0.15 if quick else 0.5)
         m.read.append((float(size), size / _net(seconds, len(matrices) * call)))
+    m.exposed = _exposed(m, pool)
     source = pool[: min(pool.numel() // 2, 1 << 26)]
     target = torch.empty_like(source)
     m.copy = 2 * 4 * source.numel() / seconds_of(lambda: target.copy_(source), 0.2)
 
 
+def _exposed(m: Measured, pool: torch.Tensor) -> float:
+    """How much of the shorter of computing and streaming the longer does not hide: products of a few rows
+    whose weights do not fit any cache, against the rates of both apart."""
+    matrices = pool.view(-1, STREAM_ROWS, STREAM_COLS)
+    excess = hidden = 0.0
+    for rows in (8, 16, 32):
+        x = torch.full((rows, STREAM_COLS), 0.5)
+        start = perf_counter()
+        for matrix in matrices:
+            F.linear(x, matrix)
+        seconds = _net(perf_counter() - start, len(matrices) * m.op["linear"])
+        compute = 2.0 * rows * pool.numel() / Curve.rate(m.matmul["fp32"])(rows)
+        stream = 4.0 * pool.numel() / m.read[-1][1]
+        excess += seconds - max(compute, stream)
+        hidden += min(compute, stream)
+    return min(1.0, max(0.0, excess / hidden))
+
+
 def _measure_matmul(m: Measured, quick: bool) -> None:
-    """FLOP/s by rows with cached weights, and how far computing and streaming overlap."""
+    """FLOP/s by rows with cached weights."""
     call = m.op["linear"]
     points = []
     weights = [torch.full((cols, depth), 0.01) for depth, cols in SHAPES]

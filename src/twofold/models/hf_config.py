@@ -1,8 +1,7 @@
 """A Hugging Face config.json to a ModelSpec.
 
-Every key is read here, is known to leave the mathematics of inference alone, or is an error. Defaults for
-keys that a file leaves out are those of the family's configuration class in transformers (published files
-rely on them).
+Every key is read here, is known to leave the mathematics of inference alone, or is an error (`hf_keys`).
+Defaults for keys that a file leaves out are in `hf_defaults`.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from typing import Any
 
 from twofold.errors import nearest
 from twofold.models.hf_defaults import DEFAULTS
+from twofold.models.hf_keys import Config
 from twofold.models.hf_rope import ROPE_KEYS, rope_fields
 from twofold.models.spec import Activation, Experts, ModelSpec
 
@@ -28,78 +28,6 @@ _ACTIVATIONS: dict[str, Activation] = {
     "relu": "relu",
 }
 
-# Keys with no part in the mathematics of inference. Dropout and losses are of training; dtypes are those of
-# the files.
-_HARMLESS = {
-    "architectures", "model_type", "transformers_version", "dtype", "torch_dtype", "use_cache",
-    "initializer_range", "init_std", "auto_map", "attention_dropout", "attn_pdrop", "embd_pdrop",
-    "resid_pdrop", "dropout", "layerdrop", "activation_dropout", "hidden_dropout", "bos_token_id",
-    "eos_token_id", "pad_token_id", "unk_token_id", "sep_token_id", "decoder_start_token_id",
-    "forced_eos_token_id", "output_router_logits", "router_aux_loss_coef", "router_jitter_noise",
-    "pretraining_tp", "reorder_and_upcast_attn", "summary_activation", "summary_first_dropout",
-    "summary_proj_to_labels", "summary_type", "summary_use_proj", "cache_implementation",
-    "task_specific_params", "id2label", "label2id", "num_labels", "problem_type", "finetuning_task",
-    "chunk_size_feed_forward", "output_attentions", "output_hidden_states", "return_dict",
-    "return_dict_in_generate", "gradient_checkpointing", "prefix", "n_ctx", "attn_implementation",
-    "use_flash_attn", "tokenizer_class", "is_decoder", "unsloth_fixed", "unsloth_version", "torchscript",
-    "use_bfloat16", "max_length", "temperature", "top_k", "top_p", "do_sample", "repetition_penalty",
-    "transformers.js_config",
-}  # fmt: skip
-
-# Values that these keys must have, because another would change the mathematics in a way that is not
-# expressed.
-_FIXED: dict[str, object] = {
-    "add_cross_attention": False,
-    "scale_attn_weights": True,
-    "scale_attn_by_inverse_layer_idx": False,
-    "do_layer_norm_before": True,
-    "_remove_final_layer_norm": False,
-    "enable_bias": True,
-    "layer_norm_elementwise_affine": True,
-    "use_bidirectional_attention": False,
-    "is_encoder_decoder": False,
-    "tie_encoder_decoder": False,
-    "decoder_sparse_step": 1,
-}
-
-
-class Config:
-    """Access to the keys of one config.json; remembers which were read."""
-
-    def __init__(self, values: Mapping[str, Any], defaults: Mapping[str, Any], where: str) -> None:
-        self.values, self._defaults, self.where = values, defaults, where
-        self._read: set[str] = set()
-
-    def get(self, key: str, default: Any = None) -> Any:
-        """The value of `key`, the family's default where it is left out, else `default`."""
-        self._read.add(key)
-        return self.values.get(key, self._defaults.get(key, default))
-
-    def number(self, *keys: str) -> int:
-        """A positive integer under the first of `keys` that is present."""
-        value = next((v for v in map(self.get, keys) if v is not None), None)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"{self.where}: {keys[0]} must be a positive integer, not {value!r}")
-        return value
-
-    def finish(self) -> None:
-        """ValueError for keys that nobody read and that may matter."""
-        for key, value in self.values.items():
-            if key in _FIXED:
-                if value is not None and value != _FIXED[key]:
-                    raise ValueError(
-                        f"{self.where}: {key} = {value!r} is not supported, only {_FIXED[key]!r}"
-                    )
-            elif (
-                key not in self._read | _HARMLESS
-                and not key.startswith("_")
-                and value not in (None, False, [], {})
-            ):
-                raise ValueError(
-                    f"{self.where}: {key} = {value!r} is unknown and may change the model; refusing to "
-                    "ignore it (take the key out of config.json if it does not matter)"
-                )
-
 
 def family_of(values: Mapping[str, Any], where: str) -> tuple[str, Mapping[str, Any]]:
     """The family of a config.json and the part of it that describes the text model.
@@ -113,7 +41,7 @@ def family_of(values: Mapping[str, Any], where: str) -> tuple[str, Mapping[str, 
             k: values[k] for k in ("tie_word_embeddings", "eos_token_id", "bos_token_id") if k in values
         }
         return "gemma3", {**shared, **text}
-    if model_type not in _MODEL_TYPES:
+    if not isinstance(model_type, str) or model_type not in _MODEL_TYPES:
         raise ValueError(
             f"{where}: model_type {model_type!r} is not supported; {nearest(str(model_type), _MODEL_TYPES)}"
         )
@@ -133,11 +61,11 @@ def hf_spec(values: Mapping[str, Any], name: str, where: str) -> ModelSpec:
         raise ValueError(
             f"{where}: quantised Hugging Face checkpoints are not supported; use GGUF or the original"
         )
-    fields = _positional(config) if family in ("gpt2", "opt") else _rotary(config, family)
+    fields = _positional(config, family) if family in ("gpt2", "opt") else _rotary(config, family)
     name_of_act = next(
         (v for v in map(config.get, ("hidden_act", "hidden_activation", "activation_function")) if v), None
     )
-    if name_of_act not in _ACTIVATIONS:
+    if not isinstance(name_of_act, str) or name_of_act not in _ACTIVATIONS:
         raise ValueError(
             f"{where}: activation {name_of_act!r} is not supported; allowed: {', '.join(_ACTIVATIONS)}"
         )
@@ -146,7 +74,7 @@ def hf_spec(values: Mapping[str, Any], name: str, where: str) -> ModelSpec:
         family=family,
         vocab_size=config.number("vocab_size"),
         activation=_ACTIVATIONS[name_of_act],
-        tied_embeddings=bool(config.get("tie_word_embeddings", False)),
+        tied_embeddings=config.flag("tie_word_embeddings"),
         source=where,
         **fields,
     )
@@ -154,14 +82,14 @@ def hf_spec(values: Mapping[str, Any], name: str, where: str) -> ModelSpec:
     return spec
 
 
-def _positional(config: Config) -> dict[str, Any]:
+def _positional(config: Config, family: str) -> dict[str, Any]:
     """GPT-2 and OPT: learned positions, layer norms, biases everywhere, a plain MLP."""
     hidden, heads = config.number("n_embd", "hidden_size"), config.number("n_head", "num_attention_heads")
     if (projected := config.get("word_embed_proj_dim")) not in (None, hidden):
         raise ValueError(
             f"{config.where}: word_embed_proj_dim {projected} other than hidden_size is not supported"
         )
-    inner = config.get("n_inner") or config.get("ffn_dim") or 4 * hidden
+    inner = config.maybe_number("n_inner") or config.maybe_number("ffn_dim") or 4 * hidden
     return {
         "num_layers": config.number("n_layer", "num_hidden_layers"),
         "hidden": hidden,
@@ -171,10 +99,10 @@ def _positional(config: Config) -> dict[str, Any]:
         "ffn_hidden": inner,
         "max_context": config.number("n_positions", "max_position_embeddings"),
         "norm": "layer",
-        "norm_eps": config.get("layer_norm_epsilon", 1e-5),  # OPT has torch's default
+        "norm_eps": config.positive("layer_norm_epsilon", 1e-5),  # OPT has torch's default
         "gated": False,
         "positions": "learned",
-        "position_offset": 2 if config.get("ffn_dim") else 0,  # OPT's table begins with two unused rows
+        "position_offset": 2 if family == "opt" else 0,  # OPT's table begins with two unused rows
         "qkv_bias": True,
         "out_bias": True,
         "mlp_bias": True,
@@ -184,22 +112,22 @@ def _positional(config: Config) -> dict[str, Any]:
 def _rotary(config: Config, family: str) -> dict[str, Any]:
     """The families with rotary positions and root-mean-square norms."""
     hidden, heads = config.number("hidden_size"), config.number("num_attention_heads")
-    head_dim = config.get("head_dim") or hidden // heads
+    head_dim = config.maybe_number("head_dim") or hidden // heads
     layers, context = config.number("num_hidden_layers"), config.number("max_position_embeddings")
     settings = {key: config.get(key) for key in ROPE_KEYS if config.get(key) is not None}
-    bias = bool(config.get("attention_bias", False))
+    bias = config.flag("attention_bias")
     fields: dict[str, Any] = {
         "num_layers": layers,
         "hidden": hidden,
         "num_heads": heads,
-        "num_kv_heads": config.get("num_key_value_heads") or heads,
+        "num_kv_heads": config.maybe_number("num_key_value_heads") or heads,
         "head_dim": head_dim,
         "ffn_hidden": config.number("intermediate_size"),
         "max_context": context,
-        "norm_eps": config.get("rms_norm_eps"),
-        "qkv_bias": {"qwen2": True, "qwen2_moe": bool(config.get("qkv_bias"))}.get(family, bias),
+        "norm_eps": config.positive("rms_norm_eps"),
+        "qkv_bias": {"qwen2": True, "qwen2_moe": config.flag("qkv_bias")}.get(family, bias),
         "out_bias": bias,
-        "mlp_bias": bool(config.get("mlp_bias", False)),
+        "mlp_bias": config.flag("mlp_bias"),
         "qk_norm": family in ("qwen3", "qwen3_moe", "gemma3"),
         "experts": _experts(config, family, layers),
         **rope_fields(settings, family, head_dim, config.where),
@@ -209,20 +137,19 @@ def _rotary(config: Config, family: str) -> dict[str, Any]:
         fields |= {
             "post_norms": True,
             "embedding_scale": math.sqrt(hidden),
-            "query_scale": config.get("query_pre_attn_scalar") ** -0.5,
-            "attention_softcap": config.get("attn_logit_softcapping"),
-            "final_softcap": config.get("final_logit_softcapping"),
+            "query_scale": config.positive("query_pre_attn_scalar") ** -0.5,
+            "attention_softcap": config.cap("attn_logit_softcapping"),
+            "final_softcap": config.cap("final_logit_softcapping"),
         }
     return fields
 
 
 def _windows(config: Config, family: str, layers: int, context: int) -> dict[str, Any]:
     """`window` and `global_every`; ValueError for a pattern of layers that those two cannot say."""
-    window = config.get("sliding_window")
-    first = config.get("max_window_layers") if family in ("qwen2", "qwen3") else 0
-    use = config.get("use_sliding_window", not family.startswith("qwen"))
-    types, pattern = config.get("layer_types"), config.get("sliding_window_pattern", 6)
-    config.get("max_window_layers")
+    window = config.maybe_number("sliding_window")
+    first = config.maybe_number("max_window_layers") or 0
+    use = config.flag("use_sliding_window", not family.startswith("qwen"))
+    types, pattern = config.items("layer_types", str), config.maybe_number("sliding_window_pattern") or 6
     if not window or not use:
         return {"window": None}
     if (
@@ -232,10 +159,11 @@ def _windows(config: Config, family: str, layers: int, context: int) -> dict[str
     if types is None and family == "gemma3":
         types = ["full_attention" if (i + 1) % pattern == 0 else "sliding_attention" for i in range(layers)]
     elif types is None and family == "qwen2_moe":
-        first = config.get("max_window_layers", 28)
         types = ["sliding_attention" if i % 2 == 0 and i < first else "full_attention" for i in range(layers)]
     elif types is None:
-        types = ["full_attention" if i < first else "sliding_attention" for i in range(layers)]
+        # The dense Qwens keep their first layers global.
+        full = first if family in ("qwen2", "qwen3") else 0
+        types = ["full_attention" if i < full else "sliding_attention" for i in range(layers)]
     slides = [kind == "sliding_attention" for kind in types]
     if len(types) != layers or not set(types) <= {"full_attention", "sliding_attention"}:
         raise ValueError(f"{config.where}: layer_types {types} are not understood for {layers} layers")
@@ -252,12 +180,12 @@ def _windows(config: Config, family: str, layers: int, context: int) -> dict[str
 def _experts(config: Config, family: str, layers: int) -> Experts | None:
     if family not in ("mixtral", "qwen2_moe", "qwen3_moe"):
         return None
-    dense = sorted(config.get("mlp_only_layers") or [])
+    dense = sorted(config.items("mlp_only_layers", int) or [])
     if dense != list(range(len(dense))) or len(dense) >= layers:
         raise ValueError(
             f"{config.where}: dense layers {dense} other than the leading ones are not supported"
         )
-    mixtral, shared = family == "mixtral", config.get("shared_expert_intermediate_size", 0)
+    mixtral, shared = family == "mixtral", config.maybe_number("shared_expert_intermediate_size") or 0
     keys = ("num_local_experts", "num_experts")
     given = [key for key in keys if key in config.values]
     for key in keys:
@@ -269,5 +197,5 @@ def _experts(config: Config, family: str, layers: int) -> Experts | None:
         shared_hidden=shared,
         shared_gate=shared > 0,
         first_dense=len(dense),
-        normalize=mixtral or bool(config.get("norm_topk_prob")),
+        normalize=mixtral or config.flag("norm_topk_prob"),
     )

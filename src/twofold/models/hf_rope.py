@@ -46,6 +46,9 @@ def rope_fields(config: Mapping[str, Any], family: str, head_dim: int, where: st
 
     Raises ValueError for a scaling that is not known, lacks a setting or has one that is not known.
     """
+    for key in ("rope_parameters", "rope_scaling"):
+        if config.get(key) is not None and not isinstance(config[key], Mapping):
+            raise ValueError(f"{where}: {key} must be an object, not {config[key]!r}")
     given = dict(config.get("rope_parameters") or {})
     nested = {key: value for key, value in given.items() if isinstance(value, Mapping)}
     if not nested and family == "gemma3":
@@ -87,7 +90,7 @@ def _fields(
     kind = rope.get("rope_type") or rope.get("type") or "default"
     if family == "phi3" and kind in ("su", "yarn"):  # early Phi-3 files' words for it
         kind = "longrope"
-    if kind not in _KEYS:
+    if not isinstance(kind, str) or kind not in _KEYS:
         raise ValueError(f"{where}: rope scaling {kind!r} is not supported; allowed: {', '.join(_KEYS)}")
     unknown = {k for k, v in rope.items() if v is not None} - _KEYS[kind] - _ALWAYS
     if unknown and kind != "default":

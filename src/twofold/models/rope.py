@@ -37,6 +37,9 @@ def inverse_frequencies(rotated: int, theta: float, scaling: RopeScaling | None,
     return freq.float()
 
 
+CosSin = tuple[torch.Tensor | None, torch.Tensor | None]
+
+
 class RotaryTables:
     """cos and sin by position for the global layers and, where they differ, for the sliding ones."""
 
@@ -51,7 +54,7 @@ class RotaryTables:
             self._local = _table(local, max_positions, 1.0, where, dtype)
         self._local_differs = spec.rope_local_theta is not None
 
-    def at(self, positions: torch.Tensor) -> tuple[tuple[torch.Tensor, torch.Tensor], ...]:
+    def at(self, positions: torch.Tensor) -> tuple[CosSin, CosSin]:
         """((cos, sin) of global layers, (cos, sin) of sliding layers), each [T, 1, rotated]."""
         rows = tuple(table.index_select(0, positions) for table in self._global)
         local = tuple(t.index_select(0, positions) for t in self._local) if self._local_differs else rows

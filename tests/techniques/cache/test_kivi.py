@@ -9,6 +9,9 @@ import torch
 from tests.models.tiny import VOCAB, tiny_hf_dir
 
 from twofold.devices.torch_device import TorchDevice
+from twofold.engine.build import build_engine
+from twofold.engine.engine import Engine
+from twofold.engine.request import SamplingParams
 from twofold.models.build import ModelOptions, build_model
 from twofold.models.cache import CacheSize
 from twofold.models.catalog import get_spec
@@ -16,7 +19,9 @@ from twofold.models.loading import load_checkpoint
 from twofold.models.step import StepInput
 from twofold.models.transformer import Transformer
 from twofold.ops.attention import Span
+from twofold.plan import Plan
 from twofold.techniques.cache.kivi import Kivi, KiviScheme
+from twofold.techniques.cache.kivi_cache import KiviCache
 from twofold.techniques.registry import make_technique
 
 LENGTH, BLOCK, NUM_BLOCKS, MAX_SEQS = 76, 16, 8, 2
@@ -153,3 +158,49 @@ def test_it_is_lossy_and_excludes_other_storage() -> None:
     assert not info.lossless
     assert set(info.provides) & set(info.excludes)
     assert all(tag in info.reasons for tag in info.excludes)
+
+
+def engine_for(directory: Path, **limits: object) -> Engine:
+    checkpoint = load_checkpoint(directory)
+    technique = {"name": "kivi", "group": 8, "residual": 24}
+    plan = Plan.from_dict(
+        {
+            "model": str(directory),
+            "precision": "fp32",
+            "techniques": [technique],
+            "workload": {"prompt": 32, "output": 32},
+            "engine": limits,
+        }
+    )
+    return build_engine(plan, TorchDevice("cpu"), checkpoint.spec, checkpoint)
+
+
+def prompts() -> list[list[int]]:
+    generator = torch.Generator().manual_seed(2)
+    return [torch.randint(3, VOCAB, (n,), generator=generator).tolist() for n in (20, 60, 33)]
+
+
+def test_a_batch_yields_what_each_request_yields_alone(tmp_path: Path) -> None:
+    directory, params = tiny_hf_dir("llama", tmp_path), SamplingParams(max_tokens=30, ignore_eos=True)
+    engine = engine_for(directory)
+    together = [c.token_ids for c in engine.generate(prompts(), params)]
+    engine.check_techniques()
+    assert engine.derived["prefix_caching"] is False
+    assert together == [engine_for(directory).generate([p], params)[0].token_ids for p in prompts()]
+
+
+def test_preemption_gives_the_row_back(tmp_path: Path) -> None:
+    directory, params = tiny_hf_dir("llama", tmp_path), SamplingParams(max_tokens=30, ignore_eos=True)
+    engine = engine_for(directory, cache_blocks=9)
+    outputs = engine.generate(prompts(), params)
+    assert engine.scheduler.num_preempted > 0
+    assert [len(c.token_ids) for c in outputs] == [30, 30, 30]
+    for cache in engine.runner.caches:
+        assert isinstance(cache, KiviCache)
+        assert not cache._lengths
+        assert not cache._pending
+
+
+def test_swapping_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="use preemption: recompute"):
+        engine_for(tiny_hf_dir("llama", tmp_path), preemption="swap")

@@ -43,7 +43,7 @@ def expert_mlp(
     """x [T, H], routing weights and ids [T, A] to [T, H]: each expert runs on the tokens that chose it."""
     del op
     out = torch.zeros_like(x)
-    for expert in ids.unique().tolist():
+    for expert in sorted(set(ids.flatten().tolist())):
         token, choice = torch.where(ids == expert)
         hidden = F.linear(gate_up[expert].prepare(x[token]), gate_up[expert].widen(x.dtype))
         hidden = activation(hidden, function, gated=True)

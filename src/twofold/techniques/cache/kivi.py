@@ -7,8 +7,8 @@ prefill attends in full precision and quantises after.
 
 Differs: with chunked prefill a chunk sees itself and the window in full precision and earlier chunks as they
 are stored; scales and zero points are fp16 for every activation type, and codes are chosen for the rounded
-ones; heads narrower than `group` are one group of values; drafts enter the cache when they are accepted;
-entries are widened, then multiplied, where the source's kernel does both at once. A sequence takes blocks for
+ones; heads narrower than `group` are one group of values; drafts enter the cache when they are accepted, and
+while they are verified see what is packed as it was before the first of them; entries are widened, then multiplied, where the source's kernel does both at once. A sequence takes blocks for
 all of its tokens, those in the window included, where the source's tensors grow.
 """
 
@@ -25,13 +25,13 @@ from twofold.techniques.cache.kivi_cache import KiviCache
 from twofold.techniques.cache.kivi_layout import Layout
 
 _PAPER = "arXiv:2402.02750"
-_MODEL = "Llama-2-7B, prompts of 161 and outputs of 338 tokens (the means of ShareGPT), residual 32 and 128"
+_MODEL = "Llama-2-7B, prompts of 161 and outputs of 338 tokens (means of ShareGPT), residual 32 and 128"
 _HARDWARE = "NVIDIA A100 80GB"
-_BASELINE = "fp16 cache, Hugging Face Transformers"
+_BASELINE = "fp16 cache"
 
 
 def _claim(key: str, figure: str, low: float, high: float, setup: str) -> Claim:
-    source = f"{_PAPER}, abstract and section 4.3"
+    source = f"{_PAPER}, abstract and section 4.2.4"
     return Claim(key, figure, (low, high), "x", _BASELINE, _MODEL, _HARDWARE, source, setup)
 
 

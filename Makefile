@@ -1,0 +1,47 @@
+# Two commands are enough: `make demo` and `make test`. Both set up everything that they need.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test test-all lint types format docs bench clean
+
+$(STAMP): pyproject.toml requirements.txt
+	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"Python 3.11 to 3.13 is needed, this is {v[0]}.{v[1]}; try: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --requirement requirements.txt
+	$(BIN)/pip install --quiet --no-deps --editable .
+	@touch $(STAMP)
+
+# Runs six published techniques on a real model, predicts each elsewhere, prints the comparison, writes the report.
+demo: $(STAMP)
+	$(BIN)/twofold pull smollm2-135m
+	$(BIN)/twofold calibrate --quick
+	$(BIN)/twofold compare --html twofold-report.html
+
+test: $(STAMP)
+	$(BIN)/twofold pull smollm2-135m || echo "no default model: tests that need it will be skipped"
+	$(BIN)/python -m pytest -m "not long"
+
+# Also the long matrices: every pair of techniques, more families, the 100,000-request simulation.
+test-all: $(STAMP)
+	$(BIN)/twofold pull smollm2-135m || echo "no default model: tests that need it will be skipped"
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Rewrites the tables in README.md and docs/ from the catalogue, the ledger and the newest comparison.
+docs: $(STAMP)
+	$(BIN)/python -m twofold.report.docs
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

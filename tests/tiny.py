@@ -1,0 +1,41 @@
+"""A tiny random model with a tokenizer, as a checkpoint: what most tests run on. Fixed seed, no files but its own."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+
+from tests.models.tiny import VOCAB, tiny_hf_dir
+from twofold.devices.torch_device import TorchDevice
+from twofold.engine.build import build_engine
+from twofold.engine.engine import Engine
+from twofold.models.loading import load_checkpoint
+from twofold.models.tensors import Checkpoint
+from twofold.plan import Plan
+
+__all__ = ["VOCAB", "tiny_checkpoint", "tiny_engine", "tiny_plan"]
+
+
+@cache
+def tiny_checkpoint(family: str = "llama") -> Checkpoint:
+    """The small model of `family` (3 layers, hidden 64, 160 tokens), written once per session."""
+    return load_checkpoint(tiny_hf_dir(family, Path(mkdtemp(prefix="twofold-tiny-"))))
+
+
+def tiny_plan(**changes: object) -> Plan:
+    """A plan for the tiny model; quality off, small limits."""
+    values: dict[str, object] = {
+        "model": "tiny",
+        "workload": {"requests": 3, "prompt": 40, "output": 12, "concurrency": 2},
+        "engine": {"max_num_seqs": 4, "max_num_batched_tokens": 64, "max_context": 256},
+        "quality": {"enabled": False},
+    }
+    return Plan.from_dict({**values, **changes})
+
+
+def tiny_engine(family: str = "llama", **changes: object) -> Engine:
+    """An engine on the CPU for `tiny_plan(**changes)`; calibration text is a fixed stretch of token ids."""
+    checkpoint = tiny_checkpoint(family)
+    ids = [(7 * i * i + 3 * i) % (VOCAB - 3) + 3 for i in range(96)]
+    return build_engine(tiny_plan(**changes), TorchDevice("cpu"), checkpoint.spec, checkpoint, calibration=lambda: ids)
