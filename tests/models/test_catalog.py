@@ -42,6 +42,8 @@ EXACT = {
 # Rounded counts of the papers: (count, relative tolerance = half a unit of the last digit that is given, at
 # least 1 %).
 ROUNDED = {
+    "llama-13b": (13.0e9, 0.01),  # LLaMA (arXiv:2302.13971), table 2
+    "llama-33b": (32.5e9, 0.01),
     "opt-6.7b": (6.7e9, 0.01),  # OPT (arXiv:2205.01068), table 1
     "opt-13b": (13.0e9, 0.02),
     "opt-30b": (30e9, 0.01),

@@ -9,7 +9,6 @@ from twofold.devices.base import Device
 from twofold.devices.cluster import Cluster
 from twofold.devices.modelled import ModelledDevice
 from twofold.devices.pim_gpt import PimGpt
-from twofold.devices.torch_device import TorchDevice
 from twofold.errors import nearest
 
 REAL = ("cpu", "cuda")
@@ -36,6 +35,8 @@ def make_device(name: str, *, tp: int = 1, pp: int = 1, dp: int = 1, ep: int = 1
     if is_real(name):
         if several:
             raise ValueError(f"device {name!r} runs on one device; parallelism (tp, pp, dp) can be predicted")
+        from twofold.devices.torch_device import TorchDevice  # only here: listing devices needs no torch
+
         return TorchDevice(name, profile=profile)
     if name in MACHINES:
         if several:

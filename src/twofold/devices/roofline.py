@@ -22,30 +22,12 @@ from twofold.devices.curves import Curve
 from twofold.devices.gemm import tiled_flop
 from twofold.devices.links import Group, collective_seconds
 from twofold.devices.modelled import Charge, ModelledDevice
+from twofold.devices.precision import NATIVE, WIDER
 from twofold.devices.schema import DeviceFile
 from twofold.ops.attention import Attention
 from twofold.ops.base import DEVICE, DISK, HOST, Cost, Op, Precision
 from twofold.ops.linear import ExpertMLP, Linear
 from twofold.ops.movement import Collective
-
-_WIDER: dict[Precision, tuple[Precision, ...]] = {
-    "int1": ("int4", "int8", "fp16", "bf16", "tf32", "fp32"),
-    "int4": ("int8", "fp16", "bf16", "tf32", "fp32"),
-    "int8": ("fp16", "bf16", "tf32", "fp32"),
-    "fp4": ("fp6", "fp8", "bf16", "fp16", "tf32", "fp32"),
-    "fp6": ("fp8", "bf16", "fp16", "tf32", "fp32"),
-    "fp8": ("bf16", "fp16", "tf32", "fp32"),
-    "bf16": ("fp16", "tf32", "fp32"),
-    "fp16": ("bf16", "tf32", "fp32"),
-    "tf32": ("fp32",),
-    "fp32": (),
-    "fp64": (),
-}
-"""Precisions that stand in for one that a device lacks, narrowest first; bf16 and fp16 stand in for each
-other."""
-
-_NATIVE: tuple[Precision, ...] = ("bf16", "fp16", "fp32")
-"""Precisions of activations in order of preference, where a plan leaves it open."""
 
 _STREAMED = 1 << 62
 """Resident bytes assumed before a plan is deployed: more than any cache holds."""
@@ -79,7 +61,7 @@ class Roofline(ModelledDevice):
         for space, store in ((HOST, file.host), (DISK, file.disk)):
             if store is not None and store.capacity is not None:
                 self.memory[space] = int(store.capacity.value)
-        self.native_precision = next((p for p in _NATIVE if p in file.matmul), "fp32")
+        self.native_precision = next((p for p in NATIVE if p in file.matmul), "fp32")
         self._overhead = eff.op.value
         self._exposed = eff.exposed.value
         self._collective = eff.collective.value
@@ -106,7 +88,7 @@ class Roofline(ModelledDevice):
         span = file.power.limit.value - file.power.idle.value
         rates: dict[Precision, tuple[float, float, Precision]] = {}
         for precision in get_args(Precision):
-            for used in (precision, *_WIDER[precision]):
+            for used in (precision, *WIDER[precision]):
                 if used in file.matmul:
                     peak = file.matmul[used].value
                     own = file.energy.flop.get(used)

@@ -7,23 +7,21 @@ cache and calling an op cost. Nothing is fitted to a whole model.
 from __future__ import annotations
 
 import os
-import platform
-import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 import yaml
 
-from twofold.devices.catalog import THIS_CPU, parse_device, this_cpu_path
+from twofold.devices.catalog import parse_device, this_cpu_path
 from twofold.devices.curves import Curve
 from twofold.devices.schema import DeviceFile
+from twofold.measure.device_document import Measured, device_document, memory_bytes
 from twofold.measure.probe import NARROW, WIDE, Probe, seconds_of
 
 Progress = Callable[[str, int, int], None]
@@ -34,22 +32,6 @@ SHAPES = ((576, 1536), (1536, 576), (1024, 4096))
 
 STREAM_COLS, STREAM_ROWS = 1024, 1024
 VECTOR_KINDS = ("norm", "rotary", "activation")
-
-
-@dataclass
-class Measured:
-    """The figures of a calibration, in SI units; see `devices.schema.Curves` for their meaning."""
-
-    read: list[tuple[float, float]] = field(default_factory=list)
-    copy: float = 0.0
-    matmul: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
-    exposed: float = 0.0
-    op: dict[str, float] = field(default_factory=dict)
-    step: float = 0.0
-    vector: float = 0.0
-    attention_flops: float = 0.0
-    attention_read: float = 0.0
-    disk: float | None = None
 
 
 @dataclass(frozen=True)
@@ -109,7 +91,7 @@ def calibrate(
     if progress is not None:
         progress("done", len(parts), len(parts))
     target = path or this_cpu_path()
-    text = yaml.safe_dump(_document(m), sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(device_document(m), sort_keys=False, allow_unicode=True)
     device = parse_device(text, str(target))
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(text, encoding="utf-8")
@@ -131,7 +113,7 @@ def _measure_calls(m: Measured, quick: bool) -> None:
 
 def _measure_read(m: Measured, quick: bool) -> None:
     """Bytes/s of products with one row, by the bytes of all weights that are gone through in turn."""
-    largest = min(1 << 30, _memory() // 8)
+    largest = min(1 << 30, memory_bytes() // 8)
     sizes = [1 << b for b in range(16, 31, 2 if quick else 1) if 1 << b <= largest]
     pool = torch.full((sizes[-1] // 4,), 0.5)
     call = m.op["linear"]
@@ -224,80 +206,9 @@ def _net(seconds: float, calling: float) -> float:
     return max(seconds - calling, 0.2 * seconds)
 
 
-def _document(m: Measured) -> dict[str, Any]:
-    """The device file as plain data."""
-    threads = torch.get_num_threads()
-    measured, assumed = "measured", "assumed"
-
-    def figure(value: float, source: str = measured) -> dict[str, Any]:
-        return {"value": float(value), "source": source}
-
-    peak = max(rate for _, rate in m.matmul["fp32"])
-    document: dict[str, Any] = {
-        "name": THIS_CPU,
-        "title": f"{_processor()}, {threads} threads",
-        "kind": "cpu",
-        "confidence": "calibrated",
-        "sources": {
-            measured: f"twofold calibrate, torch {torch.__version__}, {threads} threads, {_processor()}",
-            assumed: "not measurable here: 5 W idle and 15 W per thread, of the order of a desktop core",
-        },
-        "efficiency": {
-            "matmul": figure(1.0),
-            "attention": figure(1.0),
-            "vector": figure(1.0),
-            "memory": figure(1.0),
-            "exposed": figure(m.exposed),
-            "cache": figure(1.0),
-            "link": figure(1.0, assumed),
-            "op": figure(max(m.op.values())),
-            "collective": figure(0.0, assumed),
-            "step": figure(m.step),
-        },
-        "units": {"count": figure(threads)},
-        "matmul": {"fp32": figure(peak)},
-        "vector": figure(m.vector),
-        "memory": {
-            "technology": "ddr5",
-            "capacity": figure(_memory()),
-            "bandwidth": figure(m.read[-1][1]),
-        },
-        "host": {"bandwidth": figure(m.copy), "capacity": figure(_memory())},
-        "power": {"idle": figure(5.0, assumed), "limit": figure(5.0 + 15.0 * threads, assumed)},
-        "curves": {
-            "source": measured,
-            "read": [list(point) for point in m.read],
-            "matmul": {
-                precision: [list(point) for point in points] for precision, points in m.matmul.items()
-            },
-            "attention_flops": m.attention_flops,
-            "attention_read": m.attention_read,
-            "op": m.op,
-        },
-    }
-    if m.disk is not None:
-        free = shutil.disk_usage(tempfile.gettempdir()).free
-        document["disk"] = {"bandwidth": figure(m.disk), "capacity": figure(free)}
-    return document
-
-
 def _busy() -> bool:
     """Whether more than half a processor was in use over the last minute, by the system's load average."""
     return hasattr(os, "getloadavg") and os.getloadavg()[0] > 0.5
-
-
-def _memory() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def _processor() -> str:
-    """The processor's name as the system gives it."""
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def _size(nbytes: float) -> str:

@@ -78,6 +78,10 @@ class AttentionBlock:
         """The stored matrices."""
         return [self.qkv, self.out]
 
+    def vectors(self) -> list[Maybe]:
+        """Biases and norms of queries and keys."""
+        return [self.qkv_bias, self.out_bias, self.q_norm, self.k_norm]
+
     def __call__(self, x: Maybe, ctx: Context) -> Maybe:
         """[T, hidden] to [T, hidden]."""
         q, k, v = self.project(x, ctx)
@@ -142,6 +146,10 @@ class LatentAttentionBlock:
         """The stored matrices."""
         found = [self.down, self.out, self.key_up, self.value_up]
         return found if self.query_up is None else [*found, self.query_up]
+
+    def vectors(self) -> list[Maybe]:
+        """None are held: only the cost is modelled."""
+        return []
 
     def __call__(self, x: Maybe, ctx: Context) -> Maybe:
         """Charge the sublayer; [T, hidden] is always None."""
@@ -208,6 +216,10 @@ class MLPBlock:
         """The stored matrices."""
         return [self.gate_up, self.down]
 
+    def vectors(self) -> list[Maybe]:
+        """Biases."""
+        return [self.gate_up_bias, self.down_bias]
+
     def __call__(self, x: Maybe, ctx: Context) -> Maybe:
         """[T, hidden] to [T, hidden]."""
         tokens = ctx.step.num_tokens
@@ -248,6 +260,10 @@ class ExpertsBlock:
         if self.shared is not None:
             found += self.shared.matrices()
         return found if self.shared_gate is None else [*found, self.shared_gate]
+
+    def vectors(self) -> list[Maybe]:
+        """Biases of the shared expert."""
+        return self.shared.vectors() if self.shared is not None else []
 
     def __call__(self, x: Maybe, ctx: Context) -> Maybe:
         """[T, hidden] to [T, hidden]."""

@@ -18,7 +18,7 @@ from twofold.models.blocks import (
 )
 from twofold.models.cache import CacheScheme, DenseCacheScheme, Heads
 from twofold.models.parallel import Parallel
-from twofold.models.rope import RotaryTables
+from twofold.models.rope import RotaryTables, table_elements
 from twofold.models.spec import ModelSpec
 from twofold.models.tensors import Checkpoint
 from twofold.models.transformer import MLP, Attention, Transformer, TransformerLayer
@@ -124,9 +124,11 @@ class _Builder:
             positions = self.tensor("positions")
             self.small += (spec.max_context + spec.position_offset) * spec.hidden * self.act
         rotary = None
-        if self.checkpoint is not None and spec.positions == "rope":
+        if spec.positions == "rope":
             length = self.options.max_positions or spec.max_context
-            rotary = RotaryTables(spec, length, self.where, self.dtype)
+            self.small += table_elements(spec, length) * self.act
+            if self.checkpoint is not None:
+                rotary = RotaryTables(spec, length, self.where, self.dtype)
         norm = self.norm("norm")
         return Transformer(
             spec,

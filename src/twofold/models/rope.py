@@ -54,6 +54,10 @@ class RotaryTables:
             self._local = _table(local, max_positions, 1.0, where, dtype)
         self._local_differs = spec.rope_local_theta is not None
 
+    def tensors(self) -> list[torch.Tensor]:
+        """The tables that are held."""
+        return [*self._global, *(self._local if self._local_differs else ())]
+
     def at(self, positions: torch.Tensor) -> tuple[CosSin, CosSin]:
         """((cos, sin) of global layers, (cos, sin) of sliding layers), each [T, 1, rotated]."""
         rows = tuple(table.index_select(0, positions) for table in self._global)
@@ -68,3 +72,9 @@ def _table(
     cos = torch.cat((angles.cos(), angles.cos()), dim=-1) * factor
     sin = torch.cat((-angles.sin(), angles.sin()), dim=-1) * factor
     return cos[:, None].to(where, dtype), sin[:, None].to(where, dtype)
+
+
+def table_elements(spec: ModelSpec, max_positions: int) -> int:
+    """Elements of all tables of `spec`."""
+    kinds = 1 if spec.rope_local_theta is None else 2
+    return 2 * kinds * max_positions * spec.rope_dim

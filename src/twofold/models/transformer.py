@@ -96,6 +96,14 @@ class TransformerLayer:
         out: Maybe = stream.ctx.device.execute(op, y, norm.weight, norm.bias, spec.norm_eps)
         return out
 
+    def vectors(self) -> list[torch.Tensor]:
+        """Norm weights and biases that are held."""
+        norms = (self.attention_norm, self.mlp_norm, self.post_attention_norm, self.post_mlp_norm)
+        found = [t for norm in norms if norm is not None for t in (norm.weight, norm.bias)]
+        for sublayer in (self.attention, self.mlp):
+            found += sublayer.vectors() if sublayer is not None else []
+        return [t for t in found if t is not None]
+
     def matrices(self) -> list[Matrix]:
         """The stored matrices of the layer."""
         found = self.attention.matrices() if self.attention is not None else []
@@ -107,7 +115,8 @@ class Transformer:
     """A model ready to run or to be costed: what one rank of the deployment holds.
 
     stages: the layers of each pipeline stage; rotary: position tables (None without rotary positions or on modelled devices);
-    embed: [vocab, hidden]; head: the matrix of the logits.
+    embed: [vocab, hidden]; head: the matrix of the logits; small_bytes: counted bytes of everything else (norms, biases,
+    position tables).
     """
 
     spec: ModelSpec
@@ -119,7 +128,7 @@ class Transformer:
     positions: Maybe = None
     rotary: RotaryTables | None = None
     norm: NormWeights = field(default_factory=NormWeights)
-    _small: int = 0
+    small_bytes: int = 0
 
     @property
     def layers(self) -> list[TransformerLayer]:
@@ -183,16 +192,18 @@ class Transformer:
         stages[0] += embed
         if len(stages) > 1 or not tied:
             stages[-1] += self.head.nbytes
-        return max(stages) + self._small
+        return max(stages) + self.small_bytes
 
     def allocated(self) -> int:
         """Bytes of the weight tensors that are really held; tensors that are shared count once."""
-        held: dict[int, int] = {}
-        tensors = [t for m in (*(m for layer in self.layers for m in layer.matrices()), self.head) for t in m.tensors.values()]
-        tensors += [t for t in (self.embed, self.positions) if t is not None]
-        for t in tensors:
-            held[t.data_ptr()] = t.numel() * t.element_size()
-        return sum(held.values()) + self._small
+        matrices = [*(m for layer in self.layers for m in layer.matrices()), self.head]
+        tensors = [t for m in matrices for t in m.tensors.values()]
+        tensors += [t for layer in self.layers for t in layer.vectors()]
+        tensors += [t for t in (self.embed, self.positions, self.norm.weight, self.norm.bias) if t is not None]
+        if self.rotary is not None:
+            tensors += self.rotary.tensors()
+        held = {t.data_ptr(): t.numel() * t.element_size() for t in tensors}
+        return sum(held.values())
 
 
 def isinstance_dense(matrix: Matrix) -> bool:

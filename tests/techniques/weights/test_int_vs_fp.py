@@ -165,7 +165,7 @@ def test_every_claim_is_set_up_or_says_why_not() -> None:
     for claim in IntVsFp.claims:
         assert bool(claim.setup) != bool(claim.why_not), claim.key
         if claim.setup:
-            low, high = resolve(claim.setup).ours
+            low, high = resolve(IntVsFp.info.name, claim).ours
             assert math.isfinite(low)
             assert low <= high
 

@@ -91,8 +91,8 @@ def peak_memory() -> Outcome:
     ratios = [plain.held(requests) / size for size in sizes]
     return Outcome(
         (min(ratios), max(ratios)),
-        f"old entries take 3 bits instead of 16, scales included; residual {_RESIDUALS[0]} reaches the "
-        f"claim, residual {_RESIDUALS[1]} (the default) keeps a quarter of such short requests in full precision",
+        f"old entries take 3 bits instead of 16, scales included; residual {_RESIDUALS[0]} reaches the claim; "
+        f"{_RESIDUALS[1]}, the default, keeps a quarter of such short requests in full precision",
         f"counted: {_SETTING}, {requests} requests: fp16 {plain.held(requests) / 1e9:.1f} GB, "
         + ", ".join(f"residual {r} {size / 1e9:.1f} GB" for r, size in zip(_RESIDUALS, sizes, strict=True)),
     )
@@ -118,9 +118,9 @@ def throughput() -> Outcome:
     return Outcome(
         (min(ratios), max(ratios)),
         f"matrix products take {plain.products:.0%} of the time with the fp16 cache and "
-        f"{speeds[0].products:.0%} with residual {_RESIDUALS[0]}: they are bound by arithmetic in both "
-        f"batches, and no smaller cache makes them faster; a framework whose steps take the same host time for any "
-        f"batch would gain what the batch gains",
+        f"{speeds[0].products:.0%} with residual {_RESIDUALS[0]}; they are bound by arithmetic in both and "
+        f"gain nothing from a smaller cache; a framework whose steps take the same host time for any batch "
+        f"would gain what the batch gains",
         f"predicted: {_SETTING}, all requests at once: {plain.rate:.0f} tokens/s with the fp16 cache, "
         + ", ".join(
             f"{speed.rate:.0f} with residual {r}" for r, speed in zip(_RESIDUALS, speeds, strict=True)

@@ -8,8 +8,9 @@ prefill attends in full precision and quantises after.
 Differs: with chunked prefill a chunk sees itself and the window in full precision and earlier chunks as they
 are stored; scales and zero points are fp16 for every activation type, and codes are chosen for the rounded
 ones; heads narrower than `group` are one group of values; drafts enter the cache when they are accepted, and
-while they are verified see what is packed as it was before the first of them; entries are widened, then multiplied, where the source's kernel does both at once. A sequence takes blocks for
-all of its tokens, those in the window included, where the source's tensors grow.
+while they are verified see packed what was packed before the first of them; entries are widened, then
+multiplied, where the source's kernel does both at once. A sequence takes blocks for all of its tokens, those
+in the window included, where the source's tensors grow.
 """
 
 from __future__ import annotations

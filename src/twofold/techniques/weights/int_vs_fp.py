@@ -26,9 +26,7 @@ _NOT_HERE = "needs the model's weights; a comparison measures the same divergenc
 def _qsnr_claim(setup: str, figure: str, claimed: float, baseline: str) -> Claim:
     key, source = setup.replace("_", "-"), f"{_PAPER}, figure 4"
     claimed = round(claimed, 2)  # the source's digits
-    return Claim(
-        key, figure, (claimed, claimed), "dB", baseline, _TENSORS, "any", source, f"int_vs_fp:{setup}"
-    )
+    return Claim(key, figure, (claimed, claimed), "dB", baseline, _TENSORS, "any", source, setup)
 
 
 def _kl_claim(key: str, formats: str, claimed: float, baseline: str) -> Claim:
@@ -49,7 +47,7 @@ def _crossover_claim(integer: str, floating: str, claimed: float) -> Claim:
         "Gaussian blocks, theorems 1 and 2",
         "any",
         f"{_PAPER}, section 4.2",
-        f"int_vs_fp:crossover_{integer}",
+        f"crossover_{integer}",
     )
 
 

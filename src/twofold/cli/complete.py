@@ -1,0 +1,37 @@
+"""Names for shell completion. Nothing here loads torch: a shell waits for the answer."""
+
+from __future__ import annotations
+
+
+def models(incomplete: str) -> list[str]:
+    """Models that begin with what was typed."""
+    from twofold.models.catalog import model_names
+    from twofold.models.registry import registered_names
+
+    return _matching({*model_names(), *registered_names()}, incomplete)
+
+
+def pullable(incomplete: str) -> list[str]:
+    """Models that can be pulled."""
+    from twofold.models.registry import registered_names
+
+    return _matching(registered_names(), incomplete)
+
+
+def devices(incomplete: str) -> list[str]:
+    """Devices; after a comma, the list so far with one more."""
+    from twofold.devices.registry import device_names
+
+    before, comma, last = incomplete.rpartition(",")
+    return [before + comma + name for name in _matching(device_names(), last)]
+
+
+def techniques(incomplete: str) -> list[str]:
+    """Techniques by name."""
+    from twofold.techniques.registry import technique_names
+
+    return _matching(technique_names(), incomplete)
+
+
+def _matching(names: object, incomplete: str) -> list[str]:
+    return sorted(n for n in names if n.startswith(incomplete.lower()))  # type: ignore[attr-defined]
