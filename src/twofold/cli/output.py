@@ -29,7 +29,9 @@ def show_json(value: Any) -> None:
     print(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False))
 
 
-def plain_table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> None:
+def plain_table(
+    title: str, headings: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()
+) -> None:
     """A simple table on standard output; `right` are the columns that hold numbers."""
     from twofold.report.grid import Column, Grid, Line
     from twofold.report.table import render_grid

@@ -18,7 +18,12 @@ MACHINES: dict[str, Callable[[], ModelledDevice]] = {"pim-gpt": PimGpt}
 
 def device_names() -> list[str]:
     """All names that `make_device` knows, but for files of the user's own."""
-    return [*REAL, catalog.THIS_CPU, *sorted([*MACHINES, *catalog.device_names()])]
+    return [*REAL, catalog.THIS_CPU, *modelled_names()]
+
+
+def modelled_names() -> list[str]:
+    """Names of all modelled devices, but for `this-cpu`."""
+    return sorted([*MACHINES, *catalog.device_names()])
 
 
 def is_real(name: str) -> bool:
@@ -26,7 +31,9 @@ def is_real(name: str) -> bool:
     return name in REAL
 
 
-def make_device(name: str, *, tp: int = 1, pp: int = 1, dp: int = 1, ep: int = 1, profile: bool = False) -> Device:
+def make_device(
+    name: str, *, tp: int = 1, pp: int = 1, dp: int = 1, ep: int = 1, profile: bool = False
+) -> Device:
     """The device called `name` (or described by the YAML file of that path), one rank of a deployment on tp · pp · dp of them.
 
     ValueError for an unknown name, or for a parallelism that the device cannot have.

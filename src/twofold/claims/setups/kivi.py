@@ -91,8 +91,8 @@ def peak_memory() -> Outcome:
     ratios = [plain.held(requests) / size for size in sizes]
     return Outcome(
         (min(ratios), max(ratios)),
-        f"old entries take 3 bits instead of 16, scales included; residual {_RESIDUALS[0]} reaches the claim; "
-        f"{_RESIDUALS[1]}, the default, keeps a quarter of such short requests in full precision",
+        f"old entries take 3 bits instead of 16, scales included; residual {_RESIDUALS[0]} reaches the "
+        f"claim; {_RESIDUALS[1]}, the default, keeps a quarter of such short requests in full precision",
         f"counted: {_SETTING}, {requests} requests: fp16 {plain.held(requests) / 1e9:.1f} GB, "
         + ", ".join(f"residual {r} {size / 1e9:.1f} GB" for r, size in zip(_RESIDUALS, sizes, strict=True)),
     )

@@ -11,12 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from twofold.claims.ledger import Outcome
 from twofold.devices.modelled import ModelledDevice
 from twofold.devices.pim_gpt import PimGpt
+from twofold.devices.registry import make_device
+from twofold.engine.build import build_engine
+from twofold.engine.request import SamplingParams
 from twofold.models.catalog import get_spec
 from twofold.models.spec import ModelSpec
+from twofold.plan import Plan
 from twofold.techniques.base import Claim
 
 PredictDecode = Callable[[ModelSpec, ModelledDevice, int, int], tuple[float, float]]
@@ -60,7 +65,7 @@ _HARDWARE = "8 channels of GDDR6 with in-bank MACs and an ASIC (simulated)"
 _GPU, _CPU = "NVIDIA T4, batch 1", "Intel Xeon Gold 6154, batch 1"
 _MODELS = "GPT-2 and GPT-3 sizes up to 1.5B, 1,024 tokens"
 _V1, _V2 = "arXiv:2310.09385v1, abstract", "arXiv:2310.09385v2, abstract; npj Unconventional Computing (2024)"
-_SETUP = "pim_gpt.compare"
+_SETUP = "pim_gpt:outcome"
 
 
 def _claim(key: str, figure: str, low: float, high: float, baseline: str, source: str) -> Claim:
@@ -199,3 +204,35 @@ def compare(
             )
         )
     return Comparison(tuple(rows))
+
+
+def outcome(claim: Claim) -> Outcome:
+    """The ledger's entry for one of CLAIMS, from the engine's own predictions on the catalogue's T4 and Xeon Gold 6154."""
+    return _compared().outcome(claim)
+
+
+@cache
+def _compared() -> Comparison:
+    gpu, cpu = make_device("t4"), make_device("xeon-6154")
+    assert isinstance(gpu, ModelledDevice)
+    assert isinstance(cpu, ModelledDevice)
+    return compare(generate, gpu, cpu)
+
+
+def generate(spec: ModelSpec, device: ModelledDevice, prompt: int, output: int) -> tuple[float, float]:
+    """(seconds, joules) of one request of `prompt` and `output` tokens, alone on `device`, played by the engine."""
+    engine = build_engine(
+        Plan.from_dict(
+            {
+                "model": spec.name,
+                "workload": {"prompt": prompt, "output": output},
+                "engine": {"max_num_seqs": 1, "max_context": prompt + output + 1},
+            }
+        ),
+        device,
+        spec,
+    )
+    engine.play([(0.0, prompt, SamplingParams(max_tokens=output, ignore_eos=True))])
+    joules = engine.totals.joules
+    assert joules is not None
+    return engine.totals.busy_seconds, joules

@@ -49,12 +49,9 @@ def dequantise(groups: Groups, bits: int, out: torch.Tensor) -> None:
 
     Computed in float32 and rounded once.
     """
-    codes = unpack(groups.codes, bits)
-    zero, scale = groups.zero.float().unsqueeze(-1), groups.scale.float().unsqueeze(-1)
-    if out.dtype == torch.float32:
-        torch.addcmul(zero, codes, scale, out=out)
-    else:
-        out.copy_(codes.mul_(scale).add_(zero))
+    numbers = unpack(groups.codes, bits)
+    numbers.mul_(groups.scale.float().unsqueeze(-1)).add_(groups.zero.float().unsqueeze(-1))
+    out.copy_(numbers)
 
 
 def pack(codes: torch.Tensor, bits: int) -> torch.Tensor:

@@ -230,7 +230,8 @@ class KiviCache(CacheLayer):
         if keys:
             first = min(begin // lay.group * lay.group, keys)
             # Groups run along tokens, so that keys come out transposed: [K, D, N].
-            out = k.new_zeros(h.kv_heads, h.head_dim, span.keys)
+            out = k.new_empty(h.kv_heads, h.head_dim, span.keys)
+            out[..., :first] = 0
             if first < keys:
                 groups = out[..., first:keys].view(*out.shape[:2], -1, lay.group).permute(2, 0, 1, 3)
                 self._load("k", table[first : keys : lay.group] // lay.group, groups)
@@ -238,7 +239,8 @@ class KiviCache(CacheLayer):
             k = out.permute(2, 0, 1)
         if values:
             first = min(begin, values)
-            out = v.new_zeros(span.keys, h.kv_heads, h.v_dim)
+            out = v.new_empty(span.keys, h.kv_heads, h.v_dim)
+            out[:first] = 0
             if first < values:
                 groups = out[first:values].view(self._value_groups(values - first))
                 self._load("v", table[first:values], groups)

@@ -1,0 +1,117 @@
+"""The command `twofold`: one function per command, thin; what they do lives in `twofold.jobs` and below.
+
+Nothing heavy is imported here: a command imports what it needs when it runs.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import typer
+
+from twofold.cli import catalogues, evaluate, machine, results, talk
+from twofold.cli.errors import Commands
+
+app = typer.Typer(
+    name="twofold",
+    cls=Commands,
+    help="Run LLMs with published efficiency techniques switched on, and predict the same plan on hardware that is not there.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+EVALUATE, TALK, CATALOGUES, MACHINE = "Plans", "Text", "What there is", "This machine and this engine"
+
+_POINT = "--device h100-sxm --concurrency 8 --prompt 1024 --output 128"
+
+_COMMANDS: tuple[tuple[Callable[..., None], str, tuple[str, ...]], ...] = (
+    (
+        evaluate.compare,
+        EVALUATE,
+        (
+            "twofold compare",
+            "twofold compare plan.yaml --devices h100-sxm,mi300x --html report.html",
+            "twofold compare --technique kivi:bits=2 --technique sarathi --combine kivi+sarathi --no-quality",
+        ),
+    ),
+    (
+        evaluate.run,
+        EVALUATE,
+        ("twofold run plan.yaml", "twofold run --technique copyspec --text rewrite --concurrency 4 --json"),
+    ),
+    (
+        evaluate.predict,
+        EVALUATE,
+        (
+            "twofold predict plan.yaml --devices all",
+            f"twofold predict --model llama-3.1-8b {_POINT}",
+            f"twofold predict --model llama-3.1-8b {_POINT} --technique kivi:bits=2,residual=64 --json",
+            "twofold predict --model llama-3.1-70b --device h100-sxm --tp 8 --trace trace.csv",
+        ),
+    ),
+    (
+        talk.generate,
+        TALK,
+        (
+            'twofold generate "Why is the sky blue?"',
+            'twofold generate "Once upon a time" --raw --max-tokens 64 --temperature 0.8 --seed 1',
+            "twofold generate - --technique copyspec < question.txt",
+        ),
+    ),
+    (talk.chat, TALK, ("twofold chat", "twofold chat --model model.gguf --temperature 0.7 --top-p 0.9")),
+    (catalogues.pull, CATALOGUES, ("twofold pull smollm2-135m",)),
+    (catalogues.models, CATALOGUES, ()),
+    (catalogues.devices, CATALOGUES, ()),
+    (catalogues.techniques, CATALOGUES, ("twofold techniques --pairs",)),
+    (catalogues.claims, CATALOGUES, ("twofold claims", "twofold claims kivi --json")),
+    (machine.calibrate, MACHINE, ("twofold calibrate --quick",)),
+    (
+        machine.bench,
+        MACHINE,
+        (
+            "twofold bench",
+            "twofold bench -p 512 -n 128 -d 0,1024 -r 3 -o csv",
+            "twofold bench --model llama-3.1-8b --device h100-sxm -d 0,4096",
+        ),
+    ),
+    (machine.simulate, MACHINE, ("twofold simulate", "twofold simulate --requests 5000 --seed 42")),
+    (results.schema, EVALUATE, ("twofold schema", "twofold schema plan")),
+)
+
+for _function, _panel, _examples in _COMMANDS:
+    # A paragraph each, or rich would join them to one line.
+    _epilog = (
+        "\n\n".join(("[bold]Examples[/bold]", *(f"  {line}" for line in _examples))) if _examples else None
+    )
+    app.command(rich_help_panel=_panel, epilog=_epilog)(_function)
+app.add_typer(results.app, name="results", rich_help_panel=EVALUATE)
+app.add_typer(results.plans, name="plan", rich_help_panel=EVALUATE)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from twofold.report.host import twofold_version
+
+        print(f"twofold {twofold_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(
+        False, "--version", help="Print the version.", callback=_version, is_eager=True
+    ),
+) -> None:
+    del version
+
+
+def main(args: list[str] | None = None) -> Any:
+    """Run the command in `args` (default: the process's own) and exit with its code (see `twofold.cli.errors`)."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # units have characters that not every terminal's encoding has
+            stream.reconfigure(errors="replace")
+    app(args=args, prog_name="twofold")

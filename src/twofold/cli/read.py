@@ -1,0 +1,78 @@
+"""From the text of an option to the value of a plan's field. ValueError where the text says nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+
+def unchanged(value: Any) -> Any:
+    """The value itself."""
+    return value
+
+
+def path(value: Path) -> str:
+    """A file's name, seen from the current folder."""
+    return str(value.expanduser())
+
+
+def devices(text: str) -> list[str]:
+    """Names with commas; `all` is every modelled device of the catalogue."""
+    if text.strip() == "all":
+        from twofold.devices.registry import modelled_names
+
+        return modelled_names()
+    return _items(text)
+
+
+def combinations(texts: Sequence[str]) -> list[list[str]]:
+    """`a+b` to the list of a and b, for each text."""
+    return [[name.strip() for name in text.split("+") if name.strip()] for text in texts]
+
+
+def behaviour(texts: Sequence[str]) -> dict[str, float]:
+    """`name=value` pairs; values are finite numbers."""
+    found: dict[str, float] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        number = _number(value) if equals else None
+        if number is None or not name.strip():
+            raise ValueError(
+                f"--behaviour {text!r}: write NAME=VALUE with a finite number, such as draft_rate=0.4"
+            )
+        found[name.strip()] = number
+    return found
+
+
+def whole_numbers(text: str) -> list[int]:
+    """Whole numbers with commas."""
+    try:
+        return [int(item) for item in _items(text)]
+    except ValueError:
+        raise ValueError(f"{text!r} is not a list of whole numbers with commas, such as 256,512") from None
+
+
+def size(text: str) -> int:
+    """Bytes from `4GB` (1e9), `8GiB` (2**30) or a bare number."""
+    from twofold.devices.figures import parse_quantity
+
+    number = parse_quantity(text, "B")
+    if not math.isfinite(number) or number < 1:
+        raise ValueError(
+            f"{text!r} is no size: it must be at least one byte, such as 4GB, 8GiB or 4000000000"
+        )
+    return round(number)
+
+
+def _items(text: str) -> list[str]:
+    return [item.strip() for item in text.split(",") if item.strip()]
+
+
+def _number(text: str) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None

@@ -1,0 +1,152 @@
+"""Rewrites what the documentation repeats of the code: `python -m twofold.report.docs`, run by `make docs`.
+
+Between `<!-- begin NAME -->` and `<!-- end NAME -->` of README.md and docs/*.md stands what is made here: the newest stored
+comparison, the ledger, and the tables of techniques, devices and models. Nothing there is typed by hand.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields
+from pathlib import Path
+
+from twofold.claims.collect import all_claims
+from twofold.claims.ledger import build_ledger, to_markdown
+from twofold.devices import catalog
+from twofold.devices.registry import MACHINES
+from twofold.models.catalog import get_spec, model_names
+from twofold.report import table
+from twofold.report.comparison import Comparison
+from twofold.report.pictures import pictures
+from twofold.report.store import Store
+from twofold.techniques.pairs import all_pairs
+from twofold.techniques.registry import technique_class, technique_names
+
+ROOT = Path(__file__).resolve().parents[3]
+PICTURE = "Speed against quality"
+
+
+def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table."""
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    lines += ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def techniques() -> str:
+    """Every technique: what it does, its seam, parameters with defaults, whether output is unchanged, source."""
+    rows = []
+    for name in technique_names():
+        cls = technique_class(name)
+        info = cls.info
+        params = ", ".join(f"`{f.name}={f.default}`" for f in fields(cls)) or "none"
+        output = "unchanged" if info.lossless else "approximate"
+        rows.append((f"`{name}`", info.summary, ", ".join(info.seams), params, output, info.source))
+    return markdown_table(("technique", "what it does", "seam", "parameters", "output", "source"), rows)
+
+
+def pairs() -> str:
+    """Every pair of techniques: runs, or why not."""
+    rows = [(f"`{p.first}` + `{p.second}`", "runs" if p.allowed else p.reason) for p in all_pairs()]
+    return markdown_table(("pair", ""), rows)
+
+
+def devices() -> str:
+    """Every modelled device with its main figures; each figure's source is in its file."""
+    rows = []
+    for name in catalog.device_names():
+        file = catalog.get_device(name)
+        best = max(file.matmul.items(), key=lambda item: (item[0] in ("bf16", "fp16"), item[1].value))
+        rows.append(
+            (
+                f"`{name}`",
+                file.title,
+                f"{best[1].value / 1e12:,.0f} ({best[0]})" if best[1].value >= 1e13 else f"{best[1].value / 1e12:.1f} ({best[0]})",
+                f"{file.memory.bandwidth.value / 1e9:,.0f}",
+                f"{file.memory.capacity.value / 1e9:,.0f}",
+                f"{file.power.limit.value:,.0f}",
+            )
+        )
+    rows += [(f"`{name}`", f"{make().source}", "-", "-", f"{make().memory['device'] / 1e9:,.1f}", "-") for name, make in MACHINES.items()]  # type: ignore[attr-defined]
+    return markdown_table(("device", "", "TFLOP/s", "GB/s", "GB", "W"), rows)
+
+
+def models() -> str:
+    """Every architecture that is known without weights."""
+    rows = []
+    for name in model_names():
+        spec = get_spec(name)
+        active = spec.num_parameters(active_only=True)
+        total = spec.num_parameters()
+        size = f"{total / 1e9:.2f}" + (f" ({active / 1e9:.1f} active)" if active != total else "")
+        rows.append((f"`{name}`", spec.family, size, spec.num_layers, spec.hidden, spec.max_context))
+    return markdown_table(("model", "family", "10⁹ weights", "layers", "width", "context"), rows)
+
+
+def ledger() -> str:
+    """Every claim with our figure and the verdict."""
+    return to_markdown(build_ledger(all_claims()))
+
+
+def newest_comparison() -> Comparison | None:
+    """The comparison that was stored last, or None."""
+    found = [s for s in Store().find(limit=500) if s.comparison is not None]
+    return Store().get_comparison(max(s.comparison for s in found if s.comparison is not None)) if found else None
+
+
+def comparison(found: Comparison) -> str:
+    """The newest comparison as tables, with the machine that it was measured on."""
+    host = next(r.host for r in found.results)
+    text = table.to_markdown(found)
+    return f"{text}\n\nMeasured on {host.processor} ({host.cores} cores) with `make demo`; one run, no repeats."
+
+
+def rewrite(path: Path, sections: dict[str, Callable[[], str]]) -> bool:
+    """Replace the marked sections of `path`; True where anything changed. ValueError for a section that nobody makes."""
+    text = path.read_text(encoding="utf-8")
+
+    def made(match: re.Match[str]) -> str:
+        name = match.group(1)
+        if name not in sections:
+            raise ValueError(f"{path}: nobody makes the section {name!r}; there are {', '.join(sorted(sections))}")
+        return f"<!-- begin {name} -->\n{sections[name]().strip()}\n<!-- end {name} -->"
+
+    new = re.sub(r"<!-- begin ([\w-]+) -->.*?<!-- end \1 -->", made, text, flags=re.S)
+    if new == text:
+        return False
+    path.write_text(new, encoding="utf-8")
+    return True
+
+
+def main(root: Path = ROOT) -> None:
+    """Rewrite README.md and docs/*.md under `root`."""
+    sections: dict[str, Callable[[], str]] = {
+        "techniques": techniques,
+        "pairs": pairs,
+        "devices": devices,
+        "models": models,
+        "ledger": ledger,
+    }
+    newest = newest_comparison()
+    if newest is None:
+        print("no comparison is stored: run `make demo` first; its table is left as it stands", file=sys.stderr)
+        sections["comparison"] = lambda: _kept(root / "README.md", "comparison")
+    else:
+        sections["comparison"] = lambda: comparison(newest)
+        for picture in pictures(newest):
+            if picture.title == PICTURE:
+                (root / "docs" / "comparison.svg").write_text(picture.svg, encoding="utf-8")
+    for path in [root / "README.md", *sorted((root / "docs").glob("*.md"))]:
+        if rewrite(path, sections):
+            print(f"rewrote {path.relative_to(root)}")
+
+
+def _kept(path: Path, name: str) -> str:
+    found = re.search(rf"<!-- begin {name} -->\n(.*?)\n<!-- end {name} -->", path.read_text(encoding="utf-8"), re.S)
+    return found.group(1) if found else ""
+
+
+if __name__ == "__main__":
+    main()
