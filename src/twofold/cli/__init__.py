@@ -82,12 +82,19 @@ _COMMANDS: tuple[tuple[Callable[..., None], str, tuple[str, ...]], ...] = (
     (results.schema, EVALUATE, ("twofold schema", "twofold schema plan")),
 )
 
+
+
+def _paragraphs(function: Callable[..., None]) -> str:
+    """The docstring with one line per paragraph, for rich breaks lines where the terminal needs it."""
+    return "\n\n".join(" ".join(part.split()) for part in (function.__doc__ or "").split("\n\n"))
+
+
 for _function, _panel, _examples in _COMMANDS:
     # A paragraph each, or rich would join them to one line.
     _epilog = (
         "\n\n".join(("[bold]Examples[/bold]", *(f"  {line}" for line in _examples))) if _examples else None
     )
-    app.command(rich_help_panel=_panel, epilog=_epilog)(_function)
+    app.command(help=_paragraphs(_function), rich_help_panel=_panel, epilog=_epilog)(_function)
 app.add_typer(results.app, name="results", rich_help_panel=EVALUATE)
 app.add_typer(results.plans, name="plan", rich_help_panel=EVALUATE)
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.progress import Progress, TaskID
 
-MIN_WIDTH = 100
+PLAIN_WIDTH = 160
 """Columns that tables are laid out for where the output is no terminal."""
 
 
@@ -21,7 +21,7 @@ def show(renderable: RenderableType) -> None:
     from rich.console import Console
 
     terminal = sys.stdout.isatty()
-    Console(file=sys.stdout, width=None if terminal else 160, soft_wrap=False).print(renderable)
+    Console(file=sys.stdout, width=None if terminal else PLAIN_WIDTH, soft_wrap=False).print(renderable)
 
 
 def show_json(value: Any) -> None:
@@ -33,11 +33,17 @@ def plain_table(
     title: str, headings: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()
 ) -> None:
     """A simple table on standard output; `right` are the columns that hold numbers."""
-    from twofold.report.grid import Column, Grid, Line
-    from twofold.report.table import render_grid
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
 
-    columns = tuple(Column(h, align="right" if i in right else "left") for i, h in enumerate(headings))
-    show(render_grid(Grid(title, columns, tuple(Line(tuple(row)) for row in rows))))
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    for number, heading in enumerate(headings):
+        is_number = number in right
+        table.add_column(heading, justify="right" if is_number else "left", no_wrap=is_number, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    show(table)
 
 
 class Bar:

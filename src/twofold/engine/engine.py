@@ -183,16 +183,19 @@ class Engine:
         if self._unfiltered and self.scheduler.num_running < self.scheduler.config.max_num_seqs and not self._flights:
             self._filter_prompt(self._unfiltered.popleft())
             return self._take_ended()
+        launched = False
         if len(self._flights) < self.scheduler.config.pipeline_depth:
             self._propose()
             batch = self.scheduler.schedule(self.clock.now())
             self._release(batch)
-            if not batch.is_empty:
+            launched = not batch.is_empty
+            if launched:
                 self._launch(batch)
         if self._flights:
             flight = self._flights[0]
-            full = len(self._flights) >= self.scheduler.config.pipeline_depth
-            self.clock.wait_until(flight.done if full else min(flight.done, self._stage_free[0]))
+            # The next batch may enter once the first stage is free; with nothing to launch, a result must come first.
+            more = launched and len(self._flights) < self.scheduler.config.pipeline_depth
+            self.clock.wait_until(min(flight.done, self._stage_free[0]) if more else flight.done)
             self._land(self.clock.now())
         elif not self.scheduler.has_work and not self._unfiltered:
             check(self.scheduler)

@@ -16,6 +16,7 @@ from twofold.models.hf_keys import Config
 from twofold.models.hf_rope import ROPE_KEYS, rope_fields
 from twofold.models.spec import Activation, Experts, ModelSpec
 
+_MAX_LAYERS = 10_000
 _MODEL_TYPES = {family: family for family in DEFAULTS} | {"gemma3_text": "gemma3"}
 
 _ACTIVATIONS: dict[str, Activation] = {
@@ -114,6 +115,8 @@ def _rotary(config: Config, family: str) -> dict[str, Any]:
     hidden, heads = config.number("hidden_size"), config.number("num_attention_heads")
     head_dim = config.maybe_number("head_dim") or hidden // heads
     layers, context = config.number("num_hidden_layers"), config.number("max_position_embeddings")
+    if layers > _MAX_LAYERS:
+        raise ValueError(f"{config.where}: {layers:,} layers are more than any model has")
     settings = {key: config.get(key) for key in ROPE_KEYS if config.get(key) is not None}
     bias = config.flag("attention_bias")
     fields: dict[str, Any] = {

@@ -86,6 +86,8 @@ def tensor_shapes(spec: ModelSpec) -> Shapes:
 
 def check_tensors(spec: ModelSpec, sources: Mapping[str, Source], where: str) -> None:
     """ValueError where `sources` lack a tensor of `spec`, hold one too many, or one of another shape."""
+    if spec.num_layers > len(sources):  # before a damaged count makes billions of names
+        raise ValueError(f"{where}: {spec.num_layers:,} layers cannot be made of {len(sources)} tensors")
     shapes = tensor_shapes(spec)
     if missing := [name for name in shapes if name not in sources]:
         raise ValueError(
