@@ -45,7 +45,9 @@ def test_pipeline_holds_less_per_device_and_overlaps_batches() -> None:
     one = predict("llama-2-70b", "mi300x", workload={**LOAD, "requests": 16, "concurrency": 8})
     cut = predict("llama-2-70b", "mi300x", parallel={"pp": 4}, workload={**LOAD, "requests": 16, "concurrency": 8})
     assert cut.memory.weights.mid < 0.3 * one.memory.weights.mid
-    assert tpot(cut) > 0.9 * tpot(one), "one token still passes through all layers"
+    alone = {**LOAD, "concurrency": 1}
+    single = [predict("llama-2-70b", "mi300x", parallel={"pp": n}, workload=alone) for n in (1, 4)]
+    assert tpot(single[1]) >= tpot(single[0]), "one token still passes through all layers"
     assert one.tokens_per_s is not None
     assert cut.tokens_per_s is not None
     assert cut.tokens_per_s.mid > 1.5 * one.tokens_per_s.mid, "four batches are in flight"

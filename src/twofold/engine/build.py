@@ -32,6 +32,8 @@ from twofold.techniques.registry import make_technique
 Progress = Callable[[str, int, int], None]
 
 DEFAULT_BLOCK_SIZE = 16
+FEW_SEQS, MOST_SEQS = 16, 256
+"""Sequences at once where a plan leaves it open: few where it keeps a stated number of requests going, else many."""
 DEFAULT_REAL_CACHE_TOKENS = 16_384
 """A real device without a stated memory limit caches at most this many tokens: enough for every default, little to allocate."""
 
@@ -98,7 +100,10 @@ def decide_limits(plan: Plan, device: Device, spec: ModelSpec, actives: Sequence
     """Every engine default that the plan leaves open."""
     e = plan.engine
     multiple = max([getattr(a.cache, "block_multiple", 1) for a in actives], default=1)
-    seqs = e.max_num_seqs or min(256, max(16, plan.workload.concurrency or 16)) if device.real else e.max_num_seqs or 256
+    load = plan.workload
+    closed = load.rate is None and (load.trace is None or load.concurrency is not None)
+    few = min(MOST_SEQS, max(FEW_SEQS, load.concurrency or 1))
+    seqs = e.max_num_seqs or (few if closed or device.real else MOST_SEQS)
     return Limits(
         plan.precision if plan.precision != "auto" else device.native_precision,
         e.block_size or max(DEFAULT_BLOCK_SIZE, multiple),

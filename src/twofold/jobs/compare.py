@@ -75,7 +75,7 @@ def _row(
     refused: dict[str, str] = {}
     here = None
     for device in [*([predict_here] if predict_here else []), *plan.devices]:
-        target = plan if device == predict_here else plan.model_copy(update={"precision": "auto"})
+        target = _as_run(plan, outcome.result) if device == predict_here else plan.model_copy(update={"precision": "auto"})
         try:
             result = predict_plan(
                 target, device, label=label, spec=checkpoint.spec, recorded=outcome.behaviour, progress=None
@@ -96,3 +96,11 @@ def _row(
         predicted_elsewhere=elsewhere,
         refused_elsewhere=refused,
     )
+
+
+def _as_run(plan: Plan, measured: Result) -> Plan:
+    """`plan` with the defaults that the run decided, so that the prediction of this machine schedules as the run did."""
+    names = ("block_size", "max_num_seqs", "max_num_batched_tokens", "max_context", "cache_blocks")
+    decided = {name: measured.derived[name] for name in names}
+    engine = plan.engine.model_copy(update=decided)
+    return plan.model_copy(update={"engine": engine, "precision": measured.derived["precision"]})
