@@ -42,15 +42,17 @@ def test_tensor_parallelism_speeds_up_and_pays_for_its_links() -> None:
 
 
 def test_pipeline_holds_less_per_device_and_overlaps_batches() -> None:
-    one = predict("llama-2-70b", "mi300x", workload={**LOAD, "requests": 16, "concurrency": 8})
-    cut = predict("llama-2-70b", "mi300x", parallel={"pp": 4}, workload={**LOAD, "requests": 16, "concurrency": 8})
+    def load(n: int) -> dict[str, int]:
+        return {"prompt": 64, "output": 32, "concurrency": 8 * n, "requests": 16 * n}
+
+    one, cut = (predict("llama-2-70b", "mi300x", parallel={"pp": n}, workload=load(n)) for n in (1, 4))
     assert cut.memory.weights.mid < 0.3 * one.memory.weights.mid
+    assert one.tokens_per_s is not None
+    assert cut.tokens_per_s is not None
+    assert cut.tokens_per_s.mid > 2 * one.tokens_per_s.mid, "four batches are in flight"
     alone = {**LOAD, "concurrency": 1}
     single = [predict("llama-2-70b", "mi300x", parallel={"pp": n}, workload=alone) for n in (1, 4)]
     assert tpot(single[1]) >= tpot(single[0]), "one token still passes through all layers"
-    assert one.tokens_per_s is not None
-    assert cut.tokens_per_s is not None
-    assert cut.tokens_per_s.mid > 1.5 * one.tokens_per_s.mid, "four batches are in flight"
 
 
 def test_data_parallelism_doubles_throughput_not_speed() -> None:

@@ -8,7 +8,8 @@ from twofold.techniques.registry import technique_class, technique_names
 
 
 def all_claims(only: str | None = None) -> list[Claims]:
-    """The claims of each system, techniques first; with `only`, of the system of that name. ValueError for an unknown one."""
+    """The claims of each system, techniques first; with `only`, of the system of that name. ValueError for an
+    unknown one."""
     systems = [Claims(name, "technique", technique_class(name).claims) for name in technique_names()]
     systems.append(Claims("pim-gpt", "device", pim_gpt.CLAIMS))
     if only is None:

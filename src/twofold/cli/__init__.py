@@ -17,7 +17,8 @@ from twofold.cli.errors import Commands
 app = typer.Typer(
     name="twofold",
     cls=Commands,
-    help="Run LLMs with published efficiency techniques switched on, and predict the same plan on hardware that is not there.",
+    help="Run LLMs with published efficiency techniques switched on, and predict the same plan on hardware "
+    "that is not there.",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -83,7 +84,6 @@ _COMMANDS: tuple[tuple[Callable[..., None], str, tuple[str, ...]], ...] = (
 )
 
 
-
 def _paragraphs(function: Callable[..., None]) -> str:
     """The docstring with one line per paragraph, for rich breaks lines where the terminal needs it."""
     return "\n\n".join(" ".join(part.split()) for part in (function.__doc__ or "").split("\n\n"))
@@ -117,7 +117,8 @@ def _options(
 
 
 def main(args: list[str] | None = None) -> Any:
-    """Run the command in `args` (default: the process's own) and exit with its code (see `twofold.cli.errors`)."""
+    """Run the command in `args` (default: the process's own) and exit with its code (see
+    `twofold.cli.errors`)."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # units have characters that not every terminal's encoding has
             stream.reconfigure(errors="replace")

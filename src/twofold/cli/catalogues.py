@@ -177,13 +177,14 @@ def claims(
     ] = None,
     json: Json = False,
 ) -> None:
-    """The ledger: what each source claims, what comes out here, and whether the two agree. Recomputed every time."""
+    """The ledger: what each source claims, what comes out here, and whether the two agree. Recomputed every
+    time."""
     from twofold.claims import ledger
     from twofold.claims.collect import all_claims
 
     groups = all_claims(system)
     total = sum(len(group.claims) for group in groups)
-    rows = []
+    rows: list[ledger.LedgerRow] = []
     with output.progress_bar() as progress:
         for group in groups:
             progress(f"claims of {group.system}", len(rows), total)

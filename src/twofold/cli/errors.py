@@ -1,7 +1,7 @@
 """How the commands end: exit codes, and one clear line where something went wrong.
 
-0: done · 1: it failed (a technique was never reached, an invariant broke, the system refused) · 2: a mistake in what was
-asked for · 130: interrupted. TWOFOLD_DEBUG=1 shows tracebacks.
+0: done · 1: it failed (a technique was never reached, an invariant broke, the system refused) · 2: a mistake
+in what was asked for · 130: interrupted. TWOFOLD_DEBUG=1 shows tracebacks.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ def _debugging() -> bool:
 
 
 def _failures() -> tuple[type[BaseException], ...]:
-    """Errors that are results in themselves. Looked up among what is loaded: importing them would load torch."""
+    """Errors that are results in themselves. Looked up among what is loaded: importing them would load
+    torch."""
     places = {
         "twofold.engine.active": "NotReachedError",
         "twofold.engine.integrity": "IntegrityError",

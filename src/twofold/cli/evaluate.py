@@ -1,4 +1,5 @@
-"""`run`, `predict` and `compare`: a plan measured here, predicted elsewhere, held against itself without techniques."""
+"""`run`, `predict` and `compare`: a plan measured here, predicted elsewhere, held against itself without
+techniques."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ REPORT = Path("twofold-report.html")
 
 @plan_options()
 def run(given: Given, plan_file: PlanFile = None, json: Json = False, html: Html = None) -> None:
-    """Execute a plan on this machine and measure it: speed, memory, and quality against the unmodified model."""
+    """Execute a plan on this machine and measure it: speed, memory, and quality against the unmodified
+    model."""
     plan = given.plan(plan_file)
     from twofold.jobs.recorded import check_behaviour
     from twofold.jobs.run import run_plan
@@ -45,8 +47,8 @@ def run(given: Given, plan_file: PlanFile = None, json: Json = False, html: Html
 def predict(given: Given, plan_file: PlanFile = None, json: Json = False, html: Html = None) -> None:
     """Predict a plan on hardware that is not there. Needs no weights; nothing is computed.
 
-    Where a technique depends on data, what the latest run of the same model and technique measured is used, else the
-    technique's own figure, else --behaviour; the result says which.
+    Where a technique depends on data, what the latest run of the same model and technique measured is used,
+    else the technique's own figure, else --behaviour; the result says which.
     """
     plan = given.plan(plan_file)
     devices = _targets(plan, given)
@@ -81,8 +83,8 @@ def predict(given: Given, plan_file: PlanFile = None, json: Json = False, html: 
         _write(results[0], html)
     if len(devices) == 1 and refused:
         raise refused[0][1]
-    for device, error in refused:
-        complain(f"{device}: {error}")
+    for device, reason in refused:
+        complain(f"{device}: {reason}")
     if refused:
         raise typer.Exit(MISTAKE)
 
@@ -97,15 +99,17 @@ def compare(
         str | None,
         typer.Option(
             "--here",
-            help="The modelled device that stands for this machine, or 'none' [default: this-cpu on the CPU, none on a GPU].",
+            help="The modelled device that stands for this machine, or 'none' "
+            "[default: this-cpu on the CPU, none on a GPU].",
             show_default=False,
         ),
     ] = None,
 ) -> None:
-    """Compare techniques: the unmodified model, each technique alone, and the combinations that the plan names.
+    """Compare techniques: the unmodified model, each technique alone, and the combinations that the plan
+    names.
 
-    Each is measured here, predicted for this machine (with the error) and predicted on the plan's devices. Without a plan it
-    is the demo: six techniques on SmolLM2-135M.
+    Each is measured here, predicted for this machine (with the error) and predicted on the plan's devices.
+    Without a plan it is the demo: six techniques on SmolLM2-135M.
     """
     default = None if plan_file is not None else _demo()
     plan = given.plan(plan_file, default)
@@ -141,7 +145,8 @@ def _demo() -> Plan:
 
 
 def _targets(plan: Plan, given: Given) -> list[str]:
-    """The devices to predict on: the option's, else the plan's list, else the plan's own device where it is modelled."""
+    """The devices to predict on: the option's, else the plan's list, else the plan's own device where it is
+    modelled."""
     from twofold.devices.registry import is_real
 
     if "device" in given:
@@ -158,9 +163,7 @@ def _known_device(name: str) -> None:
     from twofold.devices.registry import is_real, make_device
 
     if is_real(name):
-        raise ValueError(
-            f"devices: {name!r} is a real device; `compare` measures on `device` and predicts on modelled ones"
-        )
+        raise ValueError(f"devices: {name!r} is a real device; `compare` predicts on modelled ones")
     make_device(name)
 
 
@@ -222,7 +225,8 @@ def _store() -> Store:
 
 
 def _save(save: Callable[[Store], int]) -> None:
-    """Keep results. Where the database cannot be written, they are in a file beside it, which the warning names."""
+    """Keep results. Where the database cannot be written, they are in a file beside it, which the warning
+    names."""
     from twofold.report.store import NotSavedError
 
     try:

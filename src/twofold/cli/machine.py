@@ -1,4 +1,5 @@
-"""`calibrate`, `bench` and `simulate`: this machine's speed, a model's speed on it, and the engine's soundness."""
+"""`calibrate`, `bench` and `simulate`: this machine's speed, a model's speed on it, and the engine's
+soundness."""
 
 from __future__ import annotations
 
@@ -43,7 +44,7 @@ def calibrate(
         found = measure(quick=quick, progress=progress)
     if found.busy:
         complain(
-            "other programs were using the processor: the figures are too low; calibrate again when it is idle",
+            "other programs were using the processor: the figures are too low; repeat when it is idle",
             "warning",
         )
     if json:
@@ -69,7 +70,8 @@ def bench(
     repeats: Annotated[int, typer.Option("-r", "--repetitions", help="Samples per test.")] = 5,
     form: Annotated[Format, typer.Option("-o", "--output-format", help="How to print.")] = Format.MD,
 ) -> None:
-    """Prompt processing (pp) and generation (tg) in tokens/s, one request at a time: mean ± standard deviation.
+    """Prompt processing (pp) and generation (tg) in tokens/s, one request at a time: mean ± standard
+    deviation.
 
     On a modelled device the same is predicted.
     """

@@ -40,7 +40,9 @@ def plain_table(
     table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
     for number, heading in enumerate(headings):
         is_number = number in right
-        table.add_column(heading, justify="right" if is_number else "left", no_wrap=is_number, overflow="fold")
+        table.add_column(
+            heading, justify="right" if is_number else "left", no_wrap=is_number, overflow="fold"
+        )
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     show(table)
@@ -69,7 +71,8 @@ def _nothing(what: str, done: int, total: int) -> None:
 
 @contextmanager
 def progress_bar() -> Iterator[Any]:
-    """A callback (what, done, total) that draws a bar where standard error is a terminal, and nothing elsewhere."""
+    """A callback (what, done, total) that draws a bar where standard error is a terminal, and nothing
+    elsewhere."""
     if not sys.stderr.isatty():
         yield _nothing
         return

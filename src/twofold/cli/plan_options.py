@@ -1,7 +1,7 @@
 """Every field of a plan as an option: one table, from which all commands that take a plan get their options.
 
-The table is written out, not derived from `Plan`, so that `--help` loads neither pydantic nor torch; a test holds the two
-against each other.
+The table is written out, not derived from `Plan`, so that `--help` loads neither pydantic nor torch; a test
+holds the two against each other.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ PANELS = (MODEL, LOAD, ENGINE, QUALITY)
 class PlanOption:
     """One option and the field of the plan that it sets.
 
-    path: the field, dotted; flags: as typer takes them; type: what the shell's text becomes; read: from that to the plan's
-    value; complete: names for shell completion; also: further fields that get the same value.
+    path: the field, dotted; flags: as typer takes them; type: what the shell's text becomes; read: from that
+    to the plan's value; complete: names for shell completion; also: further fields that get the same value.
     """
 
     path: str
@@ -84,7 +84,8 @@ PLAN_OPTIONS: tuple[PlanOption, ...] = (
         "--technique",
         _NAMES,
         MODEL,
-        "A technique, with parameters where they differ from its defaults; repeat for more. Replaces those of the plan.",
+        "A technique, with parameters where they differ from its defaults; repeat for more. Replaces "
+        "those of the plan.",
         complete=complete.techniques,
         metavar="NAME[:KEY=VALUE,…]",
     ),

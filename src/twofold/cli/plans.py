@@ -30,8 +30,8 @@ class Given:
         return any(option.path == path for option in self._values)
 
     def plan(self, file: Path | None = None, default: Plan | None = None) -> Plan:
-        """The plan in `file` (else `default`, else the plain one) with these options in place. ValueError names the file's
-        key or the option that does not fit."""
+        """The plan in `file` (else `default`, else the plain one) with these options in place. ValueError
+        names the file's key or the option that does not fit."""
         from twofold.plan import Plan
 
         base = Plan.load(file) if file is not None else default or Plan()
@@ -60,7 +60,8 @@ class Given:
 def plan_options(
     *panels: str, without: tuple[str, ...] = ()
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Decorator of a command that takes `given: Given`: adds the options of those panels (default: all) but `without` (paths)."""
+    """Decorator of a command that takes `given: Given`: adds the options of those panels (default: all) but
+    `without` (paths)."""
     options = [o for o in PLAN_OPTIONS if o.panel in (panels or PANELS) and o.path not in without]
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
@@ -93,7 +94,8 @@ def _parameter(option: PlanOption) -> inspect.Parameter:
         metavar=option.metavar,
         autocompletion=option.complete,
     )
-    annotation = Annotated[option.type | None, info]
+    kind: Any = option.type
+    annotation: Any = Annotated[kind | None, info]
     return inspect.Parameter(
         option.parameter, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
     )

@@ -1,4 +1,5 @@
-"""`results`: what was measured and predicted before. `schema`: what its JSON means. `plan`: what a plan says."""
+"""`results`: what was measured and predicted before. `schema`: what its JSON means. `plan`: what a plan
+says."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ import typer
 
 from twofold.cli import complete, output
 from twofold.cli.errors import complain
-from twofold.cli.plans import Given, plan_options
+from twofold.cli.plans import Given, PlanFile, plan_options
 
 if TYPE_CHECKING:
     from twofold.report.store import Store, Stored
@@ -174,16 +175,23 @@ def schema(
 @plan_options()
 def show_plan(
     given: Given,
-    plan_file: Annotated[Path | None, typer.Argument(help="A plan in YAML.", show_default=False)] = None,
+    plan_file: PlanFile = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Print a plan as it was understood: the file, the options on top, and every default."""
+    """Print a plan as it was understood: the file, the options on top, every default, and what the engine
+    derives."""
     import yaml
 
+    from twofold.jobs.derived import derived_limits
     from twofold.jobs.recorded import check_behaviour
 
     plan = given.plan(plan_file)
     check_behaviour(plan)
-    print(yaml.safe_dump(plan.model_dump(mode="json"), sort_keys=False, allow_unicode=True), end="")
+    shown = {**plan.model_dump(mode="json"), "derived": derived_limits(plan)}
+    if json:
+        output.show_json(shown)
+    else:
+        print(yaml.safe_dump(shown, sort_keys=False, allow_unicode=True), end="")
 
 
 def _filters(

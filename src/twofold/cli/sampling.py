@@ -30,7 +30,8 @@ _HELP: dict[str, tuple[Any, str]] = {
 
 
 def sampling_options(function: Callable[..., None]) -> Callable[..., None]:
-    """Decorator of a command that takes `sampling`, a function to SamplingParams: adds the sampling options."""
+    """Decorator of a command that takes `sampling`, a function to SamplingParams: adds the sampling
+    options."""
     hints = get_type_hints(function, include_extras=True, localns={"SamplingParams": Any})
     own = [
         p.replace(annotation=hints[p.name])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -57,7 +57,8 @@ def generate(
     ] = None,
     json: Verbose = False,
 ) -> None:
-    """Answer one prompt, streaming. Models made for chat get it in their chat template; --raw gives the text as it is."""
+    """Answer one prompt, streaming. Models made for chat get it in their chat template; --raw gives the text
+    as it is."""
     params = sampling()
     if raw and system is not None:
         raise ValueError("--system is part of the chat template, which --raw leaves out; drop one of them")
@@ -89,7 +90,8 @@ def chat(
         str | None, typer.Option("--system", help="The system message.", show_default=False)
     ] = None,
 ) -> None:
-    """Talk to a model. /reset forgets the conversation, /stats shows the speed, /exit ends; Ctrl-C stops an answer."""
+    """Talk to a model. /reset forgets the conversation, /stats shows the speed, /exit ends; Ctrl-C stops an
+    answer."""
     from twofold.jobs.session import Conversation
 
     params = sampling()
@@ -145,10 +147,8 @@ def _obey(line: str, conversation: Conversation) -> bool:
 def _lines() -> Iterator[str]:
     """What the user types, line by line, until the input ends. Ctrl-C at the prompt clears the line."""
     if sys.stdin.isatty():
-        try:
+        with suppress(ImportError):  # not on every system; lines can be typed all the same
             import readline  # noqa: F401  (gives `input` editing and history)
-        except ImportError:
-            pass  # not on every system; lines can be typed all the same
     while True:
         try:
             yield input("> " if sys.stdin.isatty() else "").strip()
@@ -160,8 +160,8 @@ def _lines() -> Iterator[str]:
 
 @contextmanager
 def _interrupts() -> Iterator[Callable[[], bool]]:
-    """While open, Ctrl-C only sets what the function given says: a step that was begun is finished, so that the engine
-    stays whole. A second Ctrl-C interrupts at once."""
+    """While open, Ctrl-C only sets what the function given says: a step that was begun is finished, so that
+    the engine stays whole. A second Ctrl-C interrupts at once."""
     pressed = False
 
     def press(*_: object) -> None:

@@ -12,11 +12,12 @@ _REAL = {"cpu": "this machine's processor", "cuda": "this machine's NVIDIA GPU"}
 
 
 def device_records() -> list[dict[str, Any]]:
-    """One record per device: `name, kind, title, real, confidence, precisions, memory_bytes, bandwidth, peak, seams,
-    lossless, needs, source`.
+    """One record per device: `name, kind, title, real, confidence, precisions, memory_bytes, bandwidth, peak,
+    seams, lossless, needs, source`.
 
-    memory_bytes, bandwidth (bytes/s) and peak (FLOP/s by precision) are null where the machine is not described by them;
-    lossless: whether outputs equal the model's own (a modelled device computes none: null).
+    memory_bytes, bandwidth (bytes/s) and peak (FLOP/s by precision) are null where the machine is not
+    described by them; lossless: whether outputs equal the model's own (a modelled device computes none:
+    null).
     """
     records = [
         _record(name, _REAL[name], kind, real=True) for name, kind in zip(REAL, ("cpu", "gpu"), strict=True)

@@ -199,7 +199,9 @@ class Roofline(ModelledDevice):
         curve = self._by_rows.get(used)
         if curve is not None:
             return cost.flop / curve(_rows(op)), joules
-        return self._occupied(op, cost) / (peak * self.file.efficiency.matmul.value), joules
+        # Vector units, which stand in where the matrix units lack a precision, have no tiles to fill.
+        flop = self._occupied(op, cost) if used in self.file.matmul else cost.flop
+        return flop / (peak * self.file.efficiency.matmul.value), joules
 
     def _occupied(self, op: Op, cost: Cost) -> float:
         """FLOP that the matrix units are kept busy for, those lost to tiles and waves included."""

@@ -1,4 +1,5 @@
-"""`bench`: prompt processing and generation at depths of context, in llama-bench's words (pp512, tg128, @ d4096)."""
+"""`bench`: prompt processing and generation at depths of context, in llama-bench's words (pp512, tg128, @
+d4096)."""
 
 from __future__ import annotations
 
@@ -68,7 +69,8 @@ class Bench:
     outcomes: list[Outcome]
 
     def records(self) -> list[dict[str, Any]]:
-        """One record per test for JSON; figures as in the schema of results, with the range over the samples."""
+        """One record per test for JSON; figures as in the schema of results, with the range over the
+        samples."""
         return [
             {
                 "model": self.model,
@@ -95,8 +97,9 @@ class Bench:
 def make_tests(
     prompts: Sequence[int], outputs: Sequence[int], depths: Sequence[int], batch: int
 ) -> list[Test]:
-    """Every prompt length and output length at every depth; 0 leaves a kind out. ValueError for lengths that make no sense,
-    or a depth that is no multiple of `batch` tokens (a prompt is computed in such pieces, and timing begins between two)."""
+    """Every prompt length and output length at every depth; 0 leaves a kind out. ValueError for lengths that
+    make no sense, or a depth that is no multiple of `batch` tokens (a prompt is computed in such pieces, and
+    timing begins between two)."""
     for name, values in (("prompt", prompts), ("output", outputs), ("depth", depths)):
         if any(value < 0 for value in values):
             raise ValueError(f"{name} lengths must be 0 or more, not {min(values)}")
@@ -104,8 +107,9 @@ def make_tests(
     for depth in depths:
         for tokens in filter(None, prompts):
             if depth % batch:
+                near = max(1, round(depth / batch)) * batch
                 raise ValueError(
-                    f"depth {depth} is no multiple of the {batch} tokens of a step; use {max(1, round(depth / batch)) * batch}, "
+                    f"depth {depth} is no multiple of the {batch} tokens of a step; use {near}, "
                     f"or --max-num-batched-tokens {math.gcd(depth, batch)}"
                 )
             tests.append(Test("pp", tokens, depth))
@@ -124,7 +128,8 @@ def bench_plan(
     repeats: int = 5,
     progress: Progress | None = None,
 ) -> Bench:
-    """Measure (or, on a modelled device, predict) the tests `repeats` times each, one request at a time, after one warm-up.
+    """Measure (or, on a modelled device, predict) the tests `repeats` times each, one request at a time,
+    after one warm-up.
 
     ValueError where the plan cannot work or a test exceeds the model's context.
     """
@@ -204,6 +209,7 @@ def _begun(request: Request, test: Test) -> bool:
 
 
 def _ids(engine: Engine, length: int) -> list[int]:
-    """Token ids that do not repeat with a short period, so that no technique finds more in them than in text."""
+    """Token ids that do not repeat with a short period, so that no technique finds more in them than in
+    text."""
     vocab = engine.runner.model.spec.vocab_size
     return [(7919 * i * i + 104729 * i + 17) % vocab for i in range(length)]

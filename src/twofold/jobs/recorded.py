@@ -1,4 +1,5 @@
-"""What earlier runs measured of data-dependent quantities, for predictions of the same model with the same techniques."""
+"""What earlier runs measured of data-dependent quantities, for predictions of the same model with the same
+techniques."""
 
 from __future__ import annotations
 
@@ -29,15 +30,15 @@ class Recorded:
         return result.model_copy(update={"behaviour": behaviour})
 
     def _run(self, key: str) -> str:
-        run = self.runs[key]
-        return f"result {run.id} ({run.result.label} on {run.result.device}, {run.result.created:%Y-%m-%d %H:%M} UTC)"
+        number, result = self.runs[key].id, self.runs[key].result
+        return f"result {number} ({result.label} on {result.device}, {result.created:%Y-%m-%d %H:%M} UTC)"
 
 
 def find_recorded(plan: Plan, store: Store) -> Recorded:
     """The behaviour of each technique of `plan` as the latest run of the same model measured it.
 
-    A run counts where the technique had equal parameters; runs with exactly the plan's techniques come first. ValueError
-    where the store cannot be read.
+    A run counts where the technique had equal parameters; runs with exactly the plan's techniques come first.
+    ValueError where the store cannot be read.
     """
     wanted = [(use.name, _params(use)) for use in plan.techniques]
     values: dict[str, float] = {}

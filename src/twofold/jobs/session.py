@@ -19,8 +19,8 @@ from twofold.report.schema import Figure
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A completion and what it took. Seconds: to the first token, and per further token (None where there was none);
-    cached: prompt tokens that were taken from the prefix cache; drafted, accepted: guessed tokens."""
+    """A completion and what it took. Seconds: to the first token, and per further token (None where there was
+    none); cached: prompt tokens that were taken from the prefix cache; drafted, accepted: guessed tokens."""
 
     text: str
     finish_reason: str
@@ -67,7 +67,8 @@ class Answer:
 class Session:
     """A loaded model that answers one prompt at a time.
 
-    ValueError where the plan names a modelled device, or a model without weights or without a usable tokenizer.
+    ValueError where the plan names a modelled device, or a model without weights or without a usable
+    tokenizer.
     """
 
     def __init__(self, plan: Plan, progress: Progress | None = None) -> None:
@@ -103,8 +104,9 @@ class Session:
     ) -> Answer:
         """Complete `prompt`, giving each piece of text to `on_text` as it becomes certain.
 
-        interrupted is asked between steps; where it says so, the answer ends there (reason "cancelled") and the engine is
-        ready for the next one. ValueError where the prompt is too long for the model or its cache.
+        interrupted is asked between steps; where it says so, the answer ends there (reason "cancelled") and
+        the engine is ready for the next one. ValueError where the prompt is too long for the model or its
+        cache.
         """
         engine = self.engine
         request = engine.add(prompt, params)
@@ -152,7 +154,8 @@ class Conversation:
         on_text: Callable[[str], None],
         interrupted: Callable[[], bool],
     ) -> Answer:
-        """The answer to `text` after everything said before. ValueError, and nothing is added, where it does not fit."""
+        """The answer to `text` after everything said before. ValueError, and nothing is added, where it does
+        not fit."""
         messages = [*self.messages, {"role": "user", "content": text}]
         answer = self._session.answer(self._session.prompt_of(messages), params, on_text, interrupted)
         self.messages = [*messages, {"role": "assistant", "content": answer.text}]
@@ -173,4 +176,5 @@ def summary(answers: Sequence[Answer]) -> str:
     speed = f", {tokens / seconds:.1f} tokens/s" if seconds else ""
     out, read = sum(a.output_tokens for a in answers), sum(a.prompt_tokens for a in answers)
     cached = sum(a.cached for a in answers)
-    return f"{len(answers)} answers, {read} tokens in ({cached} cached), {out} out{speed}"
+    plural = "" if len(answers) == 1 else "s"
+    return f"{len(answers)} answer{plural}, {read} tokens in ({cached} cached), {out} out{speed}"

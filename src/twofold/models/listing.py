@@ -9,11 +9,12 @@ from twofold.models.registry import cached_path, get_entry, registered_names
 
 
 def model_records() -> list[dict[str, Any]]:
-    """One record per model: `name, family, parameters, layers, hidden, heads, kv_heads, max_context, pull, path, licence,
-    source`.
+    """One record per model: `name, family, parameters, layers, hidden, heads, kv_heads, max_context, pull,
+    path, licence, source`.
 
-    pull: the name that `twofold pull` takes, null where only the architecture is known; path: where the weights lie, null
-    where they were not pulled. Figures are null for models whose architecture is read from their files.
+    pull: the name that `twofold pull` takes, null where only the architecture is known; path: where the
+    weights lie, null where they were not pulled. Figures are null for models whose architecture is read from
+    their files.
     """
     entries = {entry.spec or entry.name: entry for entry in map(get_entry, registered_names())}
     records = []

@@ -9,10 +9,11 @@ from twofold.techniques.registry import technique_class, technique_names
 
 
 def technique_records() -> list[dict[str, Any]]:
-    """One record per technique: `name, kind, title, summary, seams, lossless, needs, params, behaviour, source`.
+    """One record per technique: `name, kind, title, summary, seams, lossless, needs, params, behaviour,
+    source`.
 
-    params: defaults by name; behaviour: data-dependent quantities with the value that predictions use where none was
-    recorded, and where that comes from.
+    params: defaults by name; behaviour: data-dependent quantities with the value that predictions use where
+    none was recorded, and where that comes from.
     """
     return [_record(name) for name in technique_names()]
 

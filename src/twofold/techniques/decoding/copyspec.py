@@ -3,7 +3,7 @@
 Source: "CopySpec: Accelerating LLMs with Speculative Copy-and-Paste Without Compromising Quality",
 arXiv:2502.08923; parameters and defaults as in the authors' repository, RazvanDu/CopySpec: the last `gamma`
 tokens are looked up among all earlier n-grams of prompt and output, the first occurrence counts, and up to
-`number_copy` tokens behind it are verified in one forward pass. Differs: the key of an n-gram packs its tokens
+`number_copy` tokens behind it are verified in one forward pass. Differs: an n-gram's key packs its tokens
 instead of hashing them, so that two never share one; any number of requests at once; under sampling, a draft
 is accepted where it is what was drawn.
 """
@@ -76,8 +76,8 @@ class CopyDrafter:
         self._indexes: dict[str | int, NgramIndex] = {}
 
     def propose(self, request: Request, limit: int) -> list[int]:
-        """Up to `limit` guesses of the tokens that follow `request`'s newest one. The prompt is searched as it
-        was sent, even where the model sees a part of it only."""
+        """Up to `limit` guesses of the tokens that follow `request`'s newest one. The prompt is searched as
+        it was sent, even where the model sees a part of it only."""
         assert request.prompt_ids is not None, f"request {request.id!r} has lengths only"
         index = self._indexes.get(request.id)
         if index is None:
