@@ -113,14 +113,18 @@ def compare(
     """
     default = None if plan_file is not None else _demo()
     plan = given.plan(plan_file, default)
-    from twofold.jobs.compare import compare_plan
+    from twofold.jobs.compare import compare_plan, variants
     from twofold.jobs.models import find_checkpoint
+    from twofold.jobs.predict import label_of
     from twofold.jobs.recorded import check_behaviour
 
+    # What can be wrong is said before anything that takes long.
     check_behaviour(plan)
+    for uses in variants(plan):
+        label_of(plan.with_techniques(uses))
     for device in plan.devices:
         _known_device(device)
-    find_checkpoint(plan.model)  # before anything that takes long
+    find_checkpoint(plan.model)
     stand_in = _here(here, plan)
     with output.progress_bar() as progress:
         comparison = compare_plan(plan, predict_here=stand_in, progress=_by_row(progress))

@@ -55,7 +55,9 @@ class Active:
             )
 
 
-def activate(technique: Technique, *, real: bool, overrides: dict[str, float], recorded: dict[str, float]) -> Active:
+def activate(
+    technique: Technique, *, real: bool, overrides: dict[str, float], recorded: dict[str, float]
+) -> Active:
     """Switch `technique` on. Where nothing is computed, data-dependent quantities come from `overrides` (the user's), else
     `recorded` (an earlier run), else the technique's own figures."""
     behaviour = dict(technique.info.behaviour)
@@ -64,7 +66,9 @@ def activate(technique: Technique, *, real: bool, overrides: dict[str, float], r
     drafter = technique.drafter()
     modelled = None
     if drafter is not None and not real:
-        modelled = ModelledDrafter(*(behaviour[k][0] for k in ("draft_rate", "draft_length", "accepted_length")))
+        modelled = ModelledDrafter(
+            *(behaviour[k][0] for k in ("draft_rate", "draft_length", "accepted_length"))
+        )
     return Active(
         technique,
         technique.weight_scheme(),

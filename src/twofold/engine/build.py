@@ -76,12 +76,16 @@ def build_engine(
     ValueError where the plan cannot work; DoesNotFitError, with the smallest change that would do, where memory is short.
     """
     if device.real and checkpoint is None:
-        raise ValueError(f"{spec.name} is known by its architecture only; it can be predicted, but running it needs weights")
+        raise ValueError(
+            f"{spec.name} is known by its architecture only; it can be predicted, but running it needs weights"
+        )
     weights = checkpoint if device.real else None
     techniques = make_techniques(plan, spec)
     if device.real and any(t.needs_calibration for t in techniques):
         if calibration is None:
-            raise ValueError("a technique of this plan learns from text, and there is no tokenizer to read any with")
+            raise ValueError(
+                "a technique of this plan learns from text, and there is no tokenizer to read any with"
+            )
         techniques = _calibrated(techniques, plan, device, spec, checkpoint, calibration(), progress)
     actives = [
         activate(t, real=device.real, overrides=plan.behaviour, recorded=recorded or {}) for t in techniques
@@ -158,7 +162,9 @@ def _memory(plan: Plan, device: Device, model: Transformer, limits: Limits) -> M
     longest = min(limits.max_context, load.prompt + load.output) if synthetic else 2 * limits.block_size
     most = limits.max_num_seqs * limits.max_context
     if device.real and plan.engine.memory is None:
-        most = min(most, max(DEFAULT_REAL_CACHE_TOKENS, longest * min(limits.max_num_seqs, load.concurrency or 1)))
+        most = min(
+            most, max(DEFAULT_REAL_CACHE_TOKENS, longest * min(limits.max_num_seqs, load.concurrency or 1))
+        )
     return plan_memory(
         model,
         limits.capacity,
@@ -197,7 +203,9 @@ def _assemble(
     host_blocks = 0
     if plan.engine.preemption == "swap":
         if not shareable:
-            raise ValueError("preemption by swap needs a cache that lives in blocks alone; use preemption: recompute")
+            raise ValueError(
+                "preemption by swap needs a cache that lives in blocks alone; use preemption: recompute"
+            )
         per_block = max(1, sum(cache.block_bytes() for cache in model.caches))
         host_blocks = (plan.engine.swap_memory or memory.num_blocks * per_block) // per_block
     policy = the_one([a.policy for a in actives]) or POLICIES[plan.engine.policy]()

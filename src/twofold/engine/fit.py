@@ -11,7 +11,11 @@ from twofold.plan import Plan, TechniqueUse
 def smallest_change(plan: Plan, spec: ModelSpec, fits: Callable[[Plan], bool]) -> str:
     """A sentence naming the least change of each kind (length of requests, weight format, number of devices) with which `fits`
     holds."""
-    found = [change for change in (_shorter(plan, spec, fits), _packed(plan, fits), _cut(plan, spec, fits)) if change]
+    found = [
+        change
+        for change in (_shorter(plan, spec, fits), _packed(plan, fits), _cut(plan, spec, fits))
+        if change
+    ]
     if not found:
         return "Neither shorter requests, packed weights nor up to 32 such devices hold it: choose a smaller model or a larger device"
     return "It would fit " + ", or ".join(found)
@@ -23,7 +27,9 @@ def _shorter(plan: Plan, spec: ModelSpec, fits: Callable[[Plan], bool]) -> str:
     length = longest // 2
     while length >= 64:
         prompt, output = (max(1, length * part // longest) for part in (load.prompt, load.output))
-        if fits(plan.model_copy(update={"workload": load.model_copy(update={"prompt": prompt, "output": output})})):
+        if fits(
+            plan.model_copy(update={"workload": load.model_copy(update={"prompt": prompt, "output": output})})
+        ):
             return f"with requests of at most {length} tokens"
         length //= 2
     return ""
@@ -44,6 +50,8 @@ def _cut(plan: Plan, spec: ModelSpec, fits: Callable[[Plan], bool]) -> str:
     for factor in (2, 4, 8, 16, 32):
         tp = cut.tp * factor
         ep = cut.ep * factor if cut.ep > 1 else 1
-        if spec.num_heads % tp == 0 and fits(plan.model_copy(update={"parallel": cut.model_copy(update={"tp": tp, "ep": ep})})):
+        if spec.num_heads % tp == 0 and fits(
+            plan.model_copy(update={"parallel": cut.model_copy(update={"tp": tp, "ep": ep})})
+        ):
             return f"on {tp * cut.pp * cut.dp} such devices (tp={tp})"
     return ""

@@ -74,7 +74,9 @@ def plan_memory(
     fits = left // per_block if per_block else wanted
     count = num_blocks if num_blocks is not None else max(0, min(wanted, fits))
     needed = num_blocks if num_blocks is not None else least
-    plan = MemoryPlan(capacity, weights, max(count, needed) * per_block + max_seqs * per_seq, activations, count)
+    plan = MemoryPlan(
+        capacity, weights, max(count, needed) * per_block + max_seqs * per_seq, activations, count
+    )
     if needed > fits or left < 0:
         raise DoesNotFitError(plan.table())
     return plan

@@ -69,7 +69,9 @@ class Runner:
                 cache.allocate(size, self.where)
                 if num_host_blocks:
                     shapes = {name: (num_host_blocks, *t.shape[1:]) for name, t in cache.tensors.items()}
-                    self._host.append({n: torch.empty(s, dtype=cache.tensors[n].dtype) for n, s in shapes.items()})
+                    self._host.append(
+                        {n: torch.empty(s, dtype=cache.tensors[n].dtype) for n, s in shapes.items()}
+                    )
             self._offsets = torch.arange(size.block_size, device=self.where)
 
     # --- a step -------------------------------------------------------------------------------------------------------
@@ -93,14 +95,18 @@ class Runner:
         tokens: list[int] = []
         logprobs: list[TokenLogprobs | None] = []
         if logits is not None:
-            rows = [SampledRow(e.request, j) for e in batch.entries if e.samples for j in range(e.num_drafts + 1)]
+            rows = [
+                SampledRow(e.request, j) for e in batch.entries if e.samples for j in range(e.num_drafts + 1)
+            ]
             tokens, logprobs = device.execute(Sample(len(rows), logits.shape[-1]), logits, rows)
         result = self._verify(batch, tokens, logprobs)
         result.cost = device.end_step()
         return result
 
     @torch.inference_mode()
-    def score(self, token_ids: Sequence[int], num_prompt: int, table: Sequence[int], chunk: int) -> torch.Tensor:
+    def score(
+        self, token_ids: Sequence[int], num_prompt: int, table: Sequence[int], chunk: int
+    ) -> torch.Tensor:
         """Logits [T - num_prompt, vocab] that predict each token after the prompt from all before it.
 
         The prompt goes through the cache blocks `table` in chunks of `chunk`, the rest in chunks of SCORED, so that the cache is
@@ -206,9 +212,7 @@ class Runner:
             row = self._rows[request.id] = self._free_rows.pop()
         return row
 
-    def _verify(
-        self, batch: Batch, tokens: list[int], logprobs: list[TokenLogprobs | None]
-    ) -> StepResult:
+    def _verify(self, batch: Batch, tokens: list[int], logprobs: list[TokenLogprobs | None]) -> StepResult:
         """Per entry, the drafts that equal the model's own choice, then that choice."""
         out: list[list[int]] = []
         probs: list[list[TokenLogprobs | None]] = []

@@ -57,7 +57,9 @@ def penalise(logits: torch.Tensor, row: SampledRow) -> torch.Tensor:
     output = request.output_ids + request.draft_ids[: row.offset]
     logits = logits.clone()
     if params.repetition_penalty != 1.0:
-        seen = torch.tensor(sorted({*(request.context_ids or ()), *output}), dtype=torch.long, device=logits.device)
+        seen = torch.tensor(
+            sorted({*(request.context_ids or ()), *output}), dtype=torch.long, device=logits.device
+        )
         picked = logits[seen]
         factor = params.repetition_penalty
         logits[seen] = torch.where(picked > 0, picked / factor, picked * factor)
@@ -90,7 +92,9 @@ def draw(logits: torch.Tensor, row: SampledRow) -> int:
     place = request.num_output_tokens + row.offset
     seed = request.params.seed
     key = f"{seed if seed is not None else request.id}:{place}".encode()
-    generator = torch.Generator().manual_seed(int.from_bytes(hashlib.blake2b(key, digest_size=7).digest(), "little"))
+    generator = torch.Generator().manual_seed(
+        int.from_bytes(hashlib.blake2b(key, digest_size=7).digest(), "little")
+    )
     probs = truncate(logits, request.params).cpu()
     return int(torch.multinomial(probs, 1, generator=generator))
 

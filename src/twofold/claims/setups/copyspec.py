@@ -82,7 +82,7 @@ def mt_redundant() -> Outcome:
     """Speedup on the second turn of MT-Redundant in the category that gains most."""
     return _outcome(
         {model: speedup(model, replay) for model, replay in ROLEPLAY.items()},
-        "two of the five models, whose answers and tokens are at hand; the host time of the authors' Python loop "
+        "two of the five models, whose answers and tokens are at hand; host time of the authors' Python loop "
         "is left out",
         "from the published answers (roleplay)",
     )
@@ -93,7 +93,7 @@ def gsm8k_third_turn() -> Outcome:
     found = {model: speedup(model, GSM8K) for model in _STAGES}
     return _outcome(
         found,
-        "most is copied, but the prompt, which drafts do not shorten, takes a large share of so short an answer "
-        "in fp32; the published file does not name its model",
+        "most is copied, but the prompt, which drafts do not shorten, takes a large share of so short an "
+        "answer in fp32; the published file does not name its model",
         "from the published answers (third turn)",
     )

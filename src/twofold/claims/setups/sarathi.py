@@ -27,6 +27,7 @@ from twofold.plan import EnginePlan, ParallelPlan, Plan, TechniqueUse
 
 CHUNK, TILE = 256, 128
 ROUNDS = 12
+COUNT = 600
 _GIB = 1 << 30
 _BLOCK = 16
 
@@ -143,7 +144,7 @@ def _zipf_load(count: int, seed: int) -> list[tuple[int, int]]:
 
 
 @lru_cache(maxsize=8)
-def pipeline(chunk: int, tile: int, count: int = 900) -> Pipeline:
+def pipeline(chunk: int, tile: int, count: int = COUNT) -> Pipeline:
     """GPT-3 on 8 × 8 GPUs under Sarathi with `chunk`, observed once a third of `count` requests has ended and
     until the last of them has been admitted."""
     running = _PIPELINE_BATCH * _STAGES
@@ -181,8 +182,8 @@ def _gpt3(figure: Callable[[Pipeline], float], what: str, why: str) -> Outcome:
     orca, sarathi = pipeline(_LONGEST, 1), pipeline(CHUNK, TILE)
     ratio = figure(orca) / figure(sarathi)
     how = (
-        f"predicted on 8 × 8 a100-80g-sxm, steady state of 900 requests; {what}: {figure(orca):.3g} s with "
-        f"Orca's best case, {figure(sarathi):.3g} s with Sarathi"
+        f"predicted on 8 × 8 a100-80g-sxm, steady state of {COUNT} requests; {what}: {figure(orca):.3g} s "
+        f"with Orca's best case, {figure(sarathi):.3g} s with Sarathi"
     )
     return Outcome((ratio, ratio), why, how)
 
@@ -192,8 +193,8 @@ def bubbles_gpt3() -> Outcome:
     return _gpt3(
         lambda run: run.bubbles,
         "idle stages per request",
-        "the mean, where the source gives the median; batches of equal tokens differ by their attention only, "
-        "so that hardly a bubble is left here, and the ratio magnifies what is",
+        "the mean, where the source gives the median; equal batches differ by their attention alone, "
+        "so that hardly a bubble is left here, and the ratio magnifies it",
     )
 
 

@@ -1,0 +1,284 @@
+"""The step loop: filter a prompt, schedule, run, take in results; over and over, under a wall or a virtual clock.
+
+arrivals ─▶ (prompt filter) ─▶ Scheduler.schedule ─▶ Runner.run on the Device ─▶ Scheduler.update ─▶ ended requests
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+
+from twofold.devices.base import Device, StepCost
+from twofold.devices.clock import VirtualClock
+from twofold.engine.active import Active, the_one
+from twofold.engine.batch import Batch
+from twofold.engine.integrity import check
+from twofold.engine.output import OutputBuilder
+from twofold.engine.request import Request
+from twofold.engine.runner import Runner, StepResult
+from twofold.engine.scheduler import Scheduler
+from twofold.models.step import StepInput
+from twofold.ops.attention import Span
+
+
+@dataclass(slots=True)
+class EngineTotals:
+    """What the engine did since it was made.
+
+    steps, seconds and joules of them (prefill_seconds: of those with prompts in them), tokens computed and yielded; decodes:
+    decoding turns of single requests, drafts: those that had guesses, and how many guesses there were and were right.
+    """
+
+    steps: int = 0
+    busy_seconds: float = 0.0
+    joules: float | None = 0.0
+    prefill_seconds: float = 0.0
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    filtered_prompts: int = 0
+    decodes: int = 0
+    drafts: int = 0
+    drafted: int = 0
+    accepted: int = 0
+    stage_seconds: list[float] = field(default_factory=list)
+
+
+class StepRecord(NamedTuple):
+    """One step as it happened: start and seconds on the clock, tokens by kind, sequences."""
+
+    start: float
+    seconds: float
+    prefill_tokens: int
+    decode_tokens: int
+    num_seqs: int
+
+
+class _Flight(NamedTuple):
+    done: float
+    batch: Batch
+    result: StepResult
+
+
+class StepLoop:
+    """What the engine does step by step. Holds the requests that wait for a prompt filter, the batches in flight (several in a
+    pipeline) and the outputs.
+
+    actives: the techniques that are on; totals: what was done so far; trace: one record per step where `record_steps` was asked for.
+    """
+
+    def __init__(
+        self, scheduler: Scheduler, runner: Runner, actives: Sequence[Active], *, record_steps: bool = False
+    ) -> None:
+        self.scheduler = scheduler
+        self.runner = runner
+        self.device: Device = runner.device
+        self.clock = runner.device.clock
+        self.actives = list(actives)
+        self.totals = EngineTotals()
+        self.trace: list[StepRecord] | None = [] if record_steps else None
+        self.drafter = the_one([a.drafter for a in actives])
+        self._modelled_drafter = runner.drafts
+        self._filter = the_one([a.prompt_filter for a in actives])
+        self._unfiltered: deque[Request] = deque()
+        self._outputs: dict[str | int, OutputBuilder] = {}
+        self._flights: deque[_Flight] = deque()
+        self._stage_free: list[float] = []
+        self._ended: list[Request] = []
+
+    @property
+    def has_work(self) -> bool:
+        """Whether any request is unfinished."""
+        return self.scheduler.has_work or bool(self._unfiltered) or bool(self._flights)
+
+    def check_techniques(self) -> None:
+        """NotReachedError where a technique is on and nothing went through it."""
+        for active in self.actives:
+            active.check_reached()
+
+    def reset_totals(self) -> None:
+        """Forget what was done so far, on the device as well."""
+        assert not self.has_work
+        self.totals = EngineTotals(joules=0.0)
+        self.device.reset_totals()
+
+    def step(self) -> list[Request]:
+        """Do the next thing: filter a prompt, launch a batch, or wait for one in flight. Returns requests that ended."""
+        self._land(self.clock.now())
+        if (
+            self._unfiltered
+            and self.scheduler.num_running < self.scheduler.config.max_num_seqs
+            and not self._flights
+        ):
+            self._filter_prompt(self._unfiltered.popleft())
+            return self._take_ended()
+        launched = False
+        if len(self._flights) < self.scheduler.config.pipeline_depth:
+            self._propose()
+            batch = self.scheduler.schedule(self.clock.now())
+            self._release(batch)
+            launched = not batch.is_empty
+            if launched:
+                self._launch(batch)
+        if self._flights:
+            flight = self._flights[0]
+            # The next batch may enter once the first stage is free; with nothing to launch, a result must come first.
+            more = launched and len(self._flights) < self.scheduler.config.pipeline_depth
+            self.clock.wait_until(min(flight.done, self._stage_free[0]) if more else flight.done)
+            self._land(self.clock.now())
+        elif not self.scheduler.has_work and not self._unfiltered:
+            check(self.scheduler)
+        return self._take_ended()
+
+    # --- parts of a step ----------------------------------------------------------------------------------------------
+
+    def _propose(self) -> None:
+        drafter: object = self.drafter or self._modelled_drafter
+        if drafter is None:
+            return
+        limit = self.scheduler.config.max_num_batched_tokens
+        for request in self.scheduler.running:
+            if not request.in_flight and not request.is_prefilling and not request.num_drafts:
+                drafts = drafter.propose(request, limit)  # type: ignore[attr-defined]
+                if drafts:
+                    request.set_drafts(drafts)
+
+    def _launch(self, batch: Batch) -> None:
+        start = self.clock.now()
+        result = self.runner.run(batch)
+        done = self._charge(result.cost, start)
+        totals = self.totals
+        totals.prompt_tokens += batch.num_prefill_tokens
+        totals.decodes += batch.num_decodes
+        if batch.num_prefills:
+            totals.prefill_seconds += result.cost.seconds
+        if self.trace is not None:
+            record = StepRecord(
+                start, result.cost.seconds, batch.num_prefill_tokens, batch.num_decode_tokens, batch.num_seqs
+            )
+            self.trace.append(record)
+        self._flights.append(_Flight(done, batch, result))
+
+    def _charge(self, cost: StepCost, start: float) -> float:
+        """Account for a step that starts now; returns when it is done. Steps overlap stage by stage in a pipeline."""
+        totals = self.totals
+        totals.steps += 1
+        totals.busy_seconds += cost.seconds
+        totals.joules = None if cost.joules is None or totals.joules is None else totals.joules + cost.joules
+        if not isinstance(self.clock, VirtualClock):
+            return self.clock.now()
+        if len(self._stage_free) < len(cost.stages):
+            self._stage_free = [0.0] * len(cost.stages)
+            totals.stage_seconds = [0.0] * len(cost.stages)
+        moment = start
+        for stage, seconds in enumerate(cost.stages):
+            moment = max(moment, self._stage_free[stage]) + seconds
+            self._stage_free[stage] = moment
+            totals.stage_seconds[stage] += seconds
+        return moment
+
+    def _land(self, now: float) -> None:
+        """Take in the results of the batches that are done."""
+        while self._flights and self._flights[0].done <= now:
+            _, batch, result = self._flights.popleft()
+            moment = self.clock.now()
+            before = [e.request.num_output_tokens for e in batch.entries] if result.tokens is not None else []
+            if result.tokens is not None:
+                ended = self.scheduler.update(batch, result.tokens, moment)
+                self._collect(batch, result, before)
+            else:
+                ended = self.scheduler.update_counts(batch, result.counts, moment)
+            if batch.num_decode_tokens > batch.num_decodes:
+                self._observe_drafts(batch, result)
+            for request in ended:
+                self._retire(request)
+
+    def _observe_drafts(self, batch: Batch, result: StepResult) -> None:
+        totals = self.totals
+        for i, entry in enumerate(batch.entries):
+            if not entry.num_drafts:
+                continue
+            yielded = result.counts[i] if result.tokens is None else len(result.tokens[i])  # type: ignore[index]
+            totals.drafts += 1
+            totals.drafted += entry.num_drafts
+            totals.accepted += yielded - 1
+            if self.drafter is not None:
+                self.drafter.observe(entry.request, entry.num_drafts, yielded - 1)
+
+    def _collect(self, batch: Batch, result: StepResult, before: list[int]) -> None:
+        """Hand new tokens to the outputs; end requests whose text met a stop string."""
+        assert result.tokens is not None
+        for i, entry in enumerate(batch.entries):
+            request = entry.request
+            new = request.num_output_tokens - before[i]
+            if (
+                new
+                and self._outputs[request.id].extend(new, result.logprobs[i][:new])
+                and not request.is_finished
+            ):
+                self._finish(request.id, "stop")
+
+    def _finish(self, id: str | int, reason: str) -> bool:
+        request = self.scheduler.requests.get(id)
+        if request is None:
+            return False
+        ended = self.scheduler.finish(id, reason, self.clock.now())  # type: ignore[arg-type]
+        if request.is_finished:
+            self._retire(request)
+        return ended
+
+    def _retire(self, request: Request) -> None:
+        self.runner.release(request)
+        for drafter in (self.drafter, self._modelled_drafter):
+            if drafter is not None:
+                drafter.forget(request)
+        self.totals.output_tokens += request.num_output_tokens
+        self._outputs[request.id].close()
+        self._ended.append(request)
+
+    def _release(self, batch: Batch) -> None:
+        """Rows of requests that the scheduler has thrown out of memory."""
+        for request in batch.preempted:
+            self.runner.release(request)
+        for request in batch.finished:
+            self._retire(request)
+
+    def _take_ended(self) -> list[Request]:
+        ended, self._ended = self._ended, []
+        return ended
+
+    def _filter_prompt(self, request: Request) -> None:
+        """Run the filter pass on one prompt as a step of its own, then let the request go on with what was kept."""
+        assert self._filter is not None
+        start = self.clock.now()
+        self.totals.filtered_prompts += 1
+        if self.device.real:
+            assert request.prompt_ids is not None
+            request.replace_context(self._kept(list(request.prompt_ids)))
+        else:
+            length = request.num_prompt_tokens
+            self._select(StepInput([Span(length, length)], length, 0))
+            request.replace_context(self._filter.kept(length))
+        request.share_prefix = False
+        request.first_scheduled_time = start
+        self.scheduler.add(request)
+
+    def _kept(self, prompt: list[int]) -> list[int]:
+        """The tokens of `prompt` that the filter keeps."""
+        length, where = len(prompt), self.runner.where
+        ids, positions = torch.tensor(prompt, device=where), torch.arange(length, device=where)
+        kept = self._select(StepInput([Span(length, length)], length, 0, ids, positions))
+        assert kept is not None
+        return [prompt[i] for i in kept.tolist()]
+
+    def _select(self, step: StepInput) -> torch.Tensor | None:
+        assert self._filter is not None
+        start = self.clock.now()
+        self.device.begin_step()
+        with torch.inference_mode():
+            kept = self._filter.select(self.runner.model, self.device, step)
+        self.clock.wait_until(self._charge(self.device.end_step(), start))
+        return kept
