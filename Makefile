@@ -41,7 +41,7 @@ format: $(STAMP)
 
 # Rewrites the tables in README.md and docs/ from the catalogue, the ledger and the newest comparison.
 docs: $(STAMP)
-	$(BIN)/python -m twofold.report.docs
+	$(BIN)/python -m twofold.jobs.docs
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -10,13 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.tiny import tiny_engine
 
+from twofold.devices.catalog import get_device
+from twofold.devices.cluster import Cluster
 from twofold.engine.batch import Batch
 from twofold.engine.blocks import BlockManager
+from twofold.engine.build import build_engine
 from twofold.engine.policy import Mixed, SchedulingPolicy
 from twofold.engine.request import Request, SamplingParams
 from twofold.engine.scheduler import Scheduler
 from twofold.engine.scheduler_config import SchedulerConfig
 from twofold.engine.simulated_model import SimulatedModel
+from twofold.models.catalog import get_spec
+from twofold.plan import ParallelPlan, Plan, TechniqueUse
 from twofold.techniques.pairs import conflict
 from twofold.techniques.registry import make_technique
 from twofold.techniques.scheduling.sarathi import Sarathi
@@ -127,6 +132,16 @@ def test_greedy_output_stays() -> None:
     (active,) = engine.actives
     assert active.counters["piggybacked_decodes"] > 0
     assert engine.derived["policy"] == "sarathi"
+
+
+def test_a_pipeline_goes_on_with_fewer_requests_than_stages() -> None:
+    plan = Plan(model="llama-2-7b", parallel=ParallelPlan(pp=4), techniques=(TechniqueUse(name="sarathi"),))
+    engine = build_engine(plan, Cluster(get_device("a100-80g-sxm"), pp=4).rank(), get_spec("llama-2-7b"))
+    asked = SamplingParams(max_tokens=8, ignore_eos=True)
+    requests = [engine.add(length, asked) for length in (600, 300)]
+    for _ in range(200):
+        engine.step()
+    assert [request.num_output_tokens for request in requests] == [8, 8]
 
 
 def test_it_needs_chunked_prefill() -> None:

@@ -1,4 +1,4 @@
-"""Rewrites what the documentation repeats of the code: `python -m twofold.report.docs`, run by `make docs`.
+"""Rewrites what the documentation repeats of the code: `python -m twofold.jobs.docs`, run by `make docs`.
 
 Between `<!-- begin NAME -->` and `<!-- end NAME -->` of README.md and docs/*.md stands what is made here: the newest stored
 comparison, the ledger, and the tables of techniques, devices and models. Nothing there is typed by hand.
