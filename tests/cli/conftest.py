@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.models.tiny import tiny_gguf, tiny_hf_dir
 from typer.testing import CliRunner, Result
 
-from tests.models.tiny import tiny_gguf, tiny_hf_dir
 from twofold.cli import app
 
 Twofold = Callable[..., Result]
@@ -27,7 +27,7 @@ def results_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def twofold() -> Twofold:
-    """twofold("predict", "--device", …, input=…) runs the command here; whatever is not the user's fault is raised."""
+    """twofold("predict", "--device", …, input=…) runs the command here; a bug is raised."""
 
     def run(*args: str | Path, input: str | None = None) -> Result:
         result = CliRunner().invoke(app, [str(a) for a in args], input=input, env={"COLUMNS": "160"})

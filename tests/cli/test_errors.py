@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from tests.cli.conftest import Twofold
+
 from twofold.cli import app, complete
 
 HEAVY = ("torch", "numpy", "matplotlib", "transformers")

@@ -10,15 +10,28 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from tests.cli.conftest import Twofold
+
 from twofold.cli import evaluate
 from twofold.devices.catalog import this_cpu_path
 from twofold.report.comparison import Comparison
 from twofold.report.schema import Result
 from twofold.report.store import Store
 
-POINT = "--model llama-3.1-8b --device h100-sxm --tp 1 --concurrency 8 --prompt 1024 --output 128".split()
+POINT = [
+    "--model",
+    "llama-3.1-8b",
+    "--device",
+    "h100-sxm",
+    "--tp",
+    "1",
+    "--concurrency",
+    "8",
+    "--prompt",
+    "1024",
+    "--output",
+    "128",
+]
 SMALL = ["--prompt", "48", "--output", "8", "--requests", "2", "--max-num-seqs", "4"]
 
 
@@ -29,8 +42,9 @@ def test_a_point_needs_no_file(twofold: Twofold, results_file: Path) -> None:
     assert (found.kind, found.model, found.device) == ("predict", "llama-3.1-8b", "h100-sxm")
     assert found.techniques[0].params == {"bits": 2, "group": 32, "residual": 64}
     assert found.workload.concurrency == 8
-    keys = "model device techniques ttft tpot itl tokens_per_s memory energy_per_token quality confidence behaviour"
-    assert set(keys.split()) <= set(json.loads(result.stdout))
+    keys = {"model", "device", "techniques", "ttft", "tpot", "itl", "tokens_per_s", "memory"}
+    keys |= {"energy_per_token", "quality", "confidence", "behaviour"}
+    assert keys <= set(json.loads(result.stdout))
     assert [s.result.label for s in Store(results_file).find()] == [found.label]
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from tests.cli.conftest import Twofold
+
 from twofold.engine.episode import Episode
 from twofold.jobs.bench import Test as BenchTest
 from twofold.jobs.bench import bench_plan, make_tests

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel
-
 from tests.cli.conftest import Twofold
+
 from twofold.cli import read
 from twofold.cli.plan_options import DISPLACES, PLAN_OPTIONS
 from twofold.plan import Plan

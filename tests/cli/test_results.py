@@ -8,8 +8,8 @@ import json
 from pathlib import Path
 
 import pytest
-
 from tests.cli.conftest import Twofold
+
 from twofold.plan import Plan
 from twofold.report.comparison import Comparison
 from twofold.report.schema import Result

@@ -8,9 +8,9 @@ import signal
 from pathlib import Path
 
 import pytest
-
 from tests.cli.conftest import Twofold
 from tests.models.tiny import tiny_gguf
+
 from twofold.cli.talk import _interrupts
 from twofold.engine.integrity import check
 from twofold.engine.request import SamplingParams

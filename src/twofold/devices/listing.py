@@ -28,7 +28,7 @@ def device_records() -> list[dict[str, Any]]:
 
 
 def _record(name: str, title: str, kind: str, *, real: bool = False, **more: Any) -> dict[str, Any]:
-    empty = {
+    empty: dict[str, Any] = {
         "precisions": [],
         "memory_bytes": None,
         "bandwidth": None,

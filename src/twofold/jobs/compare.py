@@ -47,7 +47,7 @@ def compare_plan(plan: Plan, *, predict_here: str | None = THIS_CPU, progress: P
     first = rows[0].measured
     assert first is not None, rows[0].refused
     return Comparison(
-        title=f"{plan.model} on {plan.device}",
+        title="Techniques compared",
         model=plan.model,
         device=plan.device,
         workload=first.workload,

@@ -6,6 +6,7 @@ import csv
 import random
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -150,12 +151,18 @@ def _from_prompts(plan: WorkloadPlan, path: Path, tokenizer: Tokenizer | None, *
     return Workload(items, concurrency, f"{len(ids)} prompts of {path.name}, {plan.output} tokens each")
 
 
+@lru_cache(maxsize=2)
+def _encoded_prose(tokenizer: Tokenizer) -> list[int]:
+    """The prose that prompts are cut from; a comparison cuts the same for each of its rows."""
+    return tokenizer.encode(prose()[:400_000], special=False)
+
+
 class _Text:
     """Cuts prompts of an exact number of tokens out of prose, each from another place."""
 
     def __init__(self, kind: str, tokenizer: Tokenizer | None, vocab: int, seed: int) -> None:
         self.kind, self.tokenizer, self.vocab, self.seed = kind, tokenizer, vocab, seed
-        self.stream: list[int] = [] if tokenizer is None else tokenizer.encode(prose()[:400_000], special=False)
+        self.stream: list[int] = [] if tokenizer is None else _encoded_prose(tokenizer)  # type: ignore[arg-type]  # by identity
 
     def prompt(self, index: int, length: int) -> list[int]:
         """Prompt number `index`, `length` tokens."""
