@@ -62,9 +62,7 @@ def run_plan(
     played = play(engine, workload, progress)
     engine.check_techniques()
     grown = _resident_bytes() - before
-    quality = None
-    if baseline is not None and plan.quality.enabled:
-        quality = measure_quality(engine, baseline, progress)
+    behaviour = measured_behaviour([engine])
     result = make_result(
         plan,
         [engine],
@@ -72,12 +70,15 @@ def run_plan(
         workload,
         label=label or label_of(plan),
         model=plan.model,
-        quality=quality,
-        quality_missing="quality was not asked for" if quality is None else "",
         grown=grown if engine.device.name == "cpu" else None,
         energy_missing="no energy meter is readable on this machine",
     )
-    return RunOutcome(result, measured_behaviour([engine]))
+    if baseline is not None and plan.quality.enabled:  # after the result: scoring is no part of what was timed
+        missing = {name: why for name, why in result.missing.items() if name != "quality"}
+        quality = measure_quality(engine, baseline, progress)
+        result = result.model_copy(update={"quality": quality, "missing": missing})
+    return RunOutcome(result, behaviour)
+
 
 
 def load_engine(
