@@ -1,9 +1,10 @@
-"""Twofold's `cpu` device against transformers on the same dequantised weights, interleaved A B A B; prints a table.
+"""Twofold's `cpu` device against transformers on the same dequantised weights, interleaved A B A B; prints a
+table.
 
     python benchmarks/cpu_vs_transformers.py [--rounds 7] [--prompt 512] [--output 64] [--json]
 
-Both use fp32 weights and the same torch threads. Prefill is one prompt to its first token; decode is greedy, one sequence, with
-each one's own cache. Medians of `rounds`, after one round that is not counted.
+Both use fp32 weights and the same torch threads. Prefill is one prompt to its first token; decode is greedy,
+one sequence, with each one's own cache. Medians of `rounds`, after one round that is not counted.
 """
 
 from __future__ import annotations
@@ -83,11 +84,21 @@ def main() -> None:
     for case, i, count in ((f"pp{args.prompt}", 0, args.prompt), (f"tg{args.output}", 1, 1)):
         mine, other = ([count / r[i] for r in runs] for runs in (ours, theirs))
         ratio = statistics.median(m / o for m, o in zip(mine, other, strict=True))
-        rows.append({"case": case, "ours": statistics.median(mine), "theirs": statistics.median(other), "ratio": ratio})
+        rows.append(
+            {
+                "case": case,
+                "ours": statistics.median(mine),
+                "theirs": statistics.median(other),
+                "ratio": ratio,
+            }
+        )
     if args.json:
         print(json.dumps(rows, indent=2))
         return
-    print(f"{args.model}, fp32 weights, {torch.get_num_threads()} threads, medians of {args.rounds} interleaved rounds")
+    print(
+        f"{args.model}, fp32 weights, {torch.get_num_threads()} threads, medians of {args.rounds} "
+        "interleaved rounds"
+    )
     print(f"{'case':8} {'twofold tok/s':>14} {'transformers tok/s':>19} {'ratio':>7}")
     for row in rows:
         print(f"{row['case']:8} {row['ours']:14.1f} {row['theirs']:19.1f} {row['ratio']:6.2f}x")

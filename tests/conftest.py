@@ -1,4 +1,5 @@
-"""What all tests share: one thread (models are tiny, and spinning threads starve each other), fixed seeds, optional data."""
+"""What all tests share: one thread (models are tiny, and spinning threads starve each other), fixed seeds,
+optional data."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ def _seed() -> None:
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
-    """The optional folder of real text, traces and measurements; tests that want it are skipped without it."""
+    """The optional folder of real text, traces and measurements; tests that want it are skipped without
+    it."""
     folder = os.environ.get("TWOFOLD_DATA")
     if not folder or not Path(folder).is_dir():
         pytest.skip("TWOFOLD_DATA does not name a folder of data")

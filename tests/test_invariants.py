@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils.flop_counter import FlopCounterMode
-
 from tests.engine.test_engine import prompts
 from tests.tiny import VOCAB, tiny_checkpoint, tiny_engine, tiny_plan
+from torch.utils.flop_counter import FlopCounterMode
+
 from twofold.devices.base import StepCost
 from twofold.devices.clock import VirtualClock
 from twofold.devices.modelled import Charge, ModelledDevice
@@ -57,7 +57,7 @@ def test_every_technique_is_covered_here() -> None:
     assert sorted(USES) == technique_names()
 
 
-# --- 1 ----------------------------------------------------------------------------------------------------------------
+# --- 1 ---
 
 
 def seconds_of(device: Any, num_tokens: int) -> StepCost:
@@ -105,7 +105,13 @@ class TimedModel(ModelledDevice):
 
 @pytest.mark.parametrize("techniques", [(), ("sarathi",), ("kivi", "sarathi"), ("int-vs-fp",)])
 def test_1_schedule_does_not_depend_on_the_device(techniques: tuple[str, ...]) -> None:
-    limits = {"max_num_seqs": 4, "max_num_batched_tokens": 48, "max_context": 256, "cache_blocks": 9, "block_size": 16}
+    limits = {
+        "max_num_seqs": 4,
+        "max_num_batched_tokens": 48,
+        "max_context": 256,
+        "cache_blocks": 9,
+        "block_size": 16,
+    }
     plan = tiny_plan(techniques=uses(*techniques), engine={**limits, "prefix_caching": False})
     checkpoint = tiny_checkpoint()
     logs = []
@@ -117,7 +123,13 @@ def test_1_schedule_does_not_depend_on_the_device(techniques: tuple[str, ...]) -
 
         def recorded(now: float, schedule: Any = schedule, log: list[Any] = log) -> Any:
             batch = schedule(now)
-            log.append((now, [(e.request.id, e.start, e.num_tokens, e.slot) for e in batch.entries], len(batch.preempted)))
+            log.append(
+                (
+                    now,
+                    [(e.request.id, e.start, e.num_tokens, e.slot) for e in batch.entries],
+                    len(batch.preempted),
+                )
+            )
             return batch
 
         engine.scheduler.schedule = recorded  # type: ignore[method-assign]
@@ -126,10 +138,12 @@ def test_1_schedule_does_not_depend_on_the_device(techniques: tuple[str, ...]) -
         logs.append(log)
     assert logs[0] == logs[1]
     assert len(logs[0]) > 20
-    assert techniques or any(preempted for _, _, preempted in logs[0]), "memory was never short: nothing was tested"
+    assert techniques or any(preempted for _, _, preempted in logs[0]), (
+        "memory was never short: nothing was tested"
+    )
 
 
-# --- 2 ----------------------------------------------------------------------------------------------------------------
+# --- 2 ---
 
 
 STORED = [(name, "llama") for name in ("", *technique_names())] + [
@@ -156,7 +170,7 @@ def test_2_bytes_are_counted(name: str, family: str) -> None:
     assert real.memory.cache == size.num_blocks * per_block + size.max_seqs * per_seq
 
 
-# --- 3 ----------------------------------------------------------------------------------------------------------------
+# --- 3 ---
 
 
 COUNTED = [("", family) for family in ("llama", "gemma3", "mixtral", "qwen2_moe", "phi3", "gpt2", "opt")] + [
@@ -175,7 +189,7 @@ def test_3_flop_are_counted(name: str, family: str) -> None:
     assert counted == pytest.approx(counter.get_total_flops(), rel=0.01)
 
 
-# --- 4 ----------------------------------------------------------------------------------------------------------------
+# --- 4 ---
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3"])
@@ -189,7 +203,7 @@ def test_4_lossless_means_equal(name: str, family: str) -> None:
     engine.check_techniques()
 
 
-# --- 5 ----------------------------------------------------------------------------------------------------------------
+# --- 5 ---
 
 
 class Numbers:
@@ -231,7 +245,7 @@ def test_5_lossy_is_measured(name: str) -> None:
     assert set(quality.passkey) == {240}
 
 
-# --- 6 ----------------------------------------------------------------------------------------------------------------
+# --- 6 ---
 
 
 @settings(max_examples=40, deadline=None)
@@ -246,7 +260,14 @@ def test_5_lossy_is_measured(name: str) -> None:
     size=st.sampled_from([1e-3, 1.0, 30.0]),
 )
 def test_6_attention_kernel_equals_an_independent_reference(
-    queries: int, before: int, kv_heads: int, group: int, dim: int, window: int | None, softcap: float | None, size: float
+    queries: int,
+    before: int,
+    kv_heads: int,
+    group: int,
+    dim: int,
+    window: int | None,
+    softcap: float | None,
+    size: float,
 ) -> None:
     entries, heads = queries + before, kv_heads * group
     generator = torch.Generator().manual_seed(queries * 1000 + before)
@@ -275,7 +296,7 @@ def test_6_norm_kernels_equal_torch(scale: float) -> None:
     assert torch.allclose(normalise(x, "layer", weight, bias, 1e-5).double(), layer, rtol=1e-4, atol=1e-5)
 
 
-# --- 7 ----------------------------------------------------------------------------------------------------------------
+# --- 7 ---
 
 
 @pytest.mark.parametrize("pair", all_pairs(), ids=lambda p: f"{p.first}+{p.second}")

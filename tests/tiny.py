@@ -1,4 +1,5 @@
-"""A tiny random model with a tokenizer, as a checkpoint: what most tests run on. Fixed seed, no files but its own."""
+"""A tiny random model with a tokenizer, as a checkpoint: what most tests run on. Fixed seed, no files but its
+own."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 from tests.models.tiny import VOCAB, tiny_hf_dir
+
 from twofold.devices.torch_device import TorchDevice
 from twofold.engine.build import build_engine
 from twofold.engine.engine import Engine
@@ -38,4 +40,6 @@ def tiny_engine(family: str = "llama", **changes: object) -> Engine:
     """An engine on the CPU for `tiny_plan(**changes)`; calibration text is a fixed stretch of token ids."""
     checkpoint = tiny_checkpoint(family)
     ids = [(7 * i * i + 3 * i) % (VOCAB - 3) + 3 for i in range(96)]
-    return build_engine(tiny_plan(**changes), TorchDevice("cpu"), checkpoint.spec, checkpoint, calibration=lambda: ids)
+    return build_engine(
+        tiny_plan(**changes), TorchDevice("cpu"), checkpoint.spec, checkpoint, calibration=lambda: ids
+    )

@@ -1,4 +1,5 @@
-"""Plan: model, devices, techniques, workload, engine limits and metrics, in one YAML file or as keyword arguments."""
+"""Plan: model, devices, techniques, workload, engine limits and metrics, in one YAML file or as keyword
+arguments."""
 
 from __future__ import annotations
 
@@ -42,7 +43,9 @@ class TechniqueUse(Part):
         for item in filter(None, rest.split(",")):
             key, equals, value = item.partition("=")
             if not equals:
-                raise ValueError(f"technique {text!r}: {item!r} is not key=value; write {name}:key=value,key=value")
+                raise ValueError(
+                    f"technique {text!r}: {item!r} is not key=value; write {name}:key=value,key=value"
+                )
             params[key.strip()] = yaml.safe_load(value)
         return cls(name=name.strip(), params=params)
 
@@ -62,9 +65,10 @@ Use = Annotated[TechniqueUse, BeforeValidator(_technique)]
 class WorkloadPlan(Part):
     """Requests and when they arrive.
 
-    Lengths in tokens. One of: a synthetic load (`requests` of `prompt` and `output` tokens), a `prompts` file (one prompt per
-    line), or a `trace` (CSV with arrival time, prompt and output tokens). Arrivals: `concurrency` requests at a time (each
-    replaced as it ends), or `rate` per second (Poisson, from `seed`), or as the trace says.
+    Lengths in tokens. One of: a synthetic load (`requests` of `prompt` and `output` tokens), a `prompts` file
+    (one prompt per line), or a `trace` (CSV with arrival time, prompt and output tokens). Arrivals:
+    `concurrency` requests at a time (each replaced as it ends), or `rate` per second (Poisson, from `seed`),
+    or as the trace says.
     text: what synthetic prompts are cut from: prose, or prose to be rewritten word by word.
     """
 
@@ -85,15 +89,17 @@ class WorkloadPlan(Part):
         if self.rate is not None and self.concurrency is not None:
             raise ValueError("workload has both rate and concurrency; give one of them")
         if self.trace is not None and self.rate is not None:
-            raise ValueError("a trace has its own arrival times; drop rate, or give lengths instead of a trace")
+            raise ValueError(
+                "a trace has its own arrival times; drop rate, or give lengths instead of a trace"
+            )
         return self
 
 
 class EnginePlan(Part):
     """Limits of the engine; None is derived, and the derivation can be printed.
 
-    memory: bytes of the device to use (None = `memory_share` of it); cache_blocks: exact number of blocks; swap_memory:
-    bytes of host memory for swapped requests (with preemption "swap").
+    memory: bytes of the device to use (None = `memory_share` of it); cache_blocks: exact number of blocks;
+    swap_memory: bytes of host memory for swapped requests (with preemption "swap").
     """
 
     block_size: PositiveInt | None = None
@@ -120,7 +126,8 @@ class ParallelPlan(Part):
 
 
 class QualityPlan(Part):
-    """What quality is measured on: tokens of text for KL divergence, agreement and perplexity; passkey prompts by length."""
+    """What quality is measured on: tokens of text for KL divergence, agreement and perplexity; passkey
+    prompts by length."""
 
     enabled: bool = True
     tokens: PositiveInt = 1024
@@ -133,8 +140,9 @@ class QualityPlan(Part):
 class Plan(Part):
     """Everything that a run or a prediction depends on.
 
-    device: where `run` executes; devices: where `compare` and `predict` predict; combinations: lists of technique names (or
-    uses) that `compare` also tries together. `behaviour` overrides data-dependent quantities of a prediction.
+    device: where `run` executes; devices: where `compare` and `predict` predict; combinations: lists of
+    technique names (or uses) that `compare` also tries together. `behaviour` overrides data-dependent
+    quantities of a prediction.
     """
 
     model: str = "smollm2-135m"
@@ -161,7 +169,8 @@ class Plan(Part):
 
     @classmethod
     def from_dict(cls, values: Any, where: str = "plan") -> Plan:
-        """A validated plan; ValueError in plain words, naming the nearest known key, for anything that does not fit."""
+        """A validated plan; ValueError in plain words, naming the nearest known key, for anything that does
+        not fit."""
         if not isinstance(values, dict):
             raise ValueError(f"{where}: a plan is a mapping of keys to values, not {type(values).__name__}")
         try:

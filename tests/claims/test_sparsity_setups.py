@@ -29,7 +29,8 @@ def test_gemfilter_saves_less_than_all_it_leaves_out() -> None:
 
 
 def test_llm_drop_saves_less_than_its_share_of_a_layer() -> None:
-    # Half of the attention sublayers at most: 1 / (1 - share / 2), where share is attention's part of the bytes read.
+    # Half of the attention sublayers at most: 1 / (1 - share / 2), where share is attention's part of the
+    # bytes read.
     for name, setup, max_share in (
         ("llama-2-70b", "llm_drop:speedup_llama_2_70b", 0.5),
         ("llama-2-13b", "llm_drop:speedup_llama_2_13b", 0.7),

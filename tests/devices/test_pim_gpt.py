@@ -56,7 +56,7 @@ def with_shape(**changes: int) -> PimGpt:
     return PimGpt(replace(config, shape=replace(config.shape, **changes)))
 
 
-# --- conservation -------------------------------------------------------------------------------------------
+# --- conservation ---
 
 
 @settings(max_examples=60, deadline=None)
@@ -97,7 +97,7 @@ def test_batches_gain_nothing() -> None:
     assert seconds(device, cache_write(1536, 5)) == pytest.approx(5 * seconds(device, cache_write(1536)))
 
 
-# --- monotonic ----------------------------------------------------------------------------------------------
+# --- monotonic ---
 
 
 def test_more_work_takes_longer() -> None:
@@ -135,7 +135,7 @@ def test_asic_width_and_dram_timing_matter() -> None:
     assert seconds(slow, gelu) == seconds(PimGpt(), gelu)
 
 
-# --- a step -------------------------------------------------------------------------------------------------
+# --- a step ---
 
 
 def test_step_of_gpt2() -> None:
@@ -180,7 +180,7 @@ def test_every_gpt_up_to_a_billion_and_a_half_fits() -> None:
         device.check_fit(2 * spec.num_parameters(), 1024 * spec.num_layers * spec.kv_elements_per_token * 2)
 
 
-# --- refusals -----------------------------------------------------------------------------------------------
+# --- refusals ---
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import random
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
 from tests.tiny import VOCAB, tiny_engine
+
 from twofold.engine.integrity import check
 from twofold.engine.request import SamplingParams
 
@@ -22,7 +22,9 @@ SAMPLINGS = [
     SamplingParams(max_tokens=9, ignore_eos=True),
     SamplingParams(max_tokens=9, ignore_eos=True, temperature=0.8, top_p=0.9, seed=5),
     SamplingParams(max_tokens=9, ignore_eos=True, temperature=1.3, top_k=20, min_p=0.05, seed=6),
-    SamplingParams(max_tokens=9, ignore_eos=True, repetition_penalty=1.3, presence_penalty=0.5, frequency_penalty=0.2),
+    SamplingParams(
+        max_tokens=9, ignore_eos=True, repetition_penalty=1.3, presence_penalty=0.5, frequency_penalty=0.2
+    ),
 ]
 
 
@@ -80,7 +82,7 @@ def test_random_workloads_leak_nothing_and_starve_nobody(
     alone = tiny_engine()
     waiting = prompts(8, seed, longest=50)
     running = {}
-    for step in range(2000):
+    for _ in range(2000):
         if waiting and rng.random() < 0.3:
             params = SamplingParams(max_tokens=rng.randrange(1, 20), ignore_eos=True)
             request = engine.add(waiting.pop(), params, priority=rng.randrange(3))
@@ -93,7 +95,7 @@ def test_random_workloads_leak_nothing_and_starve_nobody(
     else:
         raise AssertionError(f"{[r for r in running.values() if not r.is_finished]} starved")
     check(engine.scheduler)
-    assert engine.scheduler.blocks.num_used == 0, step
+    assert engine.scheduler.blocks.num_used == 0
     for request in running.values():
         expected = alone.generate([list(request.prompt_ids or ())], request.params)[0].token_ids
         if request.finish_reason == "cancelled":

@@ -1,4 +1,5 @@
-"""Predictions: parallelism does what it must, plans that do not fit are refused with a way out, traces replay fast."""
+"""Predictions: parallelism does what it must, plans that do not fit are refused with a way out, traces replay
+fast."""
 
 from __future__ import annotations
 
@@ -57,7 +58,10 @@ def test_pipeline_holds_less_per_device_and_overlaps_batches() -> None:
 
 def test_data_parallelism_doubles_throughput_not_speed() -> None:
     load = {"requests": 32, "prompt": 512, "output": 16, "concurrency": 8}
-    one, two = (predict(workload={**load, "concurrency": 8 * n, "requests": 32 * n}, parallel={"dp": n}) for n in (1, 2))
+    one, two = (
+        predict(workload={**load, "concurrency": 8 * n, "requests": 32 * n}, parallel={"dp": n})
+        for n in (1, 2)
+    )
     assert one.tokens_per_s is not None
     assert two.tokens_per_s is not None
     assert two.tokens_per_s.mid == pytest.approx(2 * one.tokens_per_s.mid, rel=0.05)
@@ -72,7 +76,10 @@ def test_expert_parallelism_keeps_whole_experts() -> None:
     whole = predict("mixtral-8x7b", parallel={"tp": 4, "ep": 4})
     assert whole.memory.weights.mid == pytest.approx(sliced.memory.weights.mid, rel=0.02)
     spread = predict("mixtral-8x7b", parallel={"tp": 2, "dp": 2, "ep": 4})
-    assert spread.memory.weights.mid < 0.6 * predict("mixtral-8x7b", parallel={"tp": 2, "dp": 2}).memory.weights.mid
+    assert (
+        spread.memory.weights.mid
+        < 0.6 * predict("mixtral-8x7b", parallel={"tp": 2, "dp": 2}).memory.weights.mid
+    )
 
 
 def test_across_nodes_is_slower_than_within() -> None:
@@ -93,7 +100,10 @@ def test_a_latent_cache_is_small() -> None:
     ("values", "change"),
     [
         ({"model": "llama-2-13b", "device": "rtx-4090"}, "mxint8"),
-        ({"model": "llama-3.1-70b", "device": "h100-sxm"}, r"mxfp4 \(technique.*, or on 4 such devices \(tp=4\)|on 2 such devices"),
+        (
+            {"model": "llama-3.1-70b", "device": "h100-sxm"},
+            r"mxfp4 \(technique.*, or on 4 such devices \(tp=4\)|on 2 such devices",
+        ),
         ({"model": "llama-3.1-405b", "device": "rtx-4090"}, "tp=|Neither"),
     ],
 )
@@ -114,7 +124,9 @@ def test_smallest_change_does_fit() -> None:
 
 def test_behaviour_says_where_its_values_come_from() -> None:
     paper = predict(techniques=["copyspec"])
-    user = predict(techniques=["copyspec"], behaviour={"draft_rate": 0.9, "draft_length": 8, "accepted_length": 7})
+    user = predict(
+        techniques=["copyspec"], behaviour={"draft_rate": 0.9, "draft_length": 8, "accepted_length": 7}
+    )
     assert {b.source for b in paper.behaviour.values()} == {"paper"}
     assert {b.source for b in user.behaviour.values()} == {"user"}
     assert tpot(user) < tpot(paper) < tpot(predict()) * 1.2
@@ -124,7 +136,8 @@ def test_behaviour_says_where_its_values_come_from() -> None:
 
 
 def test_ten_thousand_requests_of_a_real_trace(data_dir: Path) -> None:
-    """The bound of the design is 60 s on one core; here it is only checked that the replay is complete (no wall time asserted)."""
+    """The bound of the design is 60 s on one core; here it is only checked that the replay is complete (no
+    wall time asserted)."""
     trace = data_dir / "azure-llm-2023-conv.csv"
     start = time.process_time()
     result = predict("llama-3.1-70b", parallel={"tp": 8}, workload={"trace": str(trace), "requests": 2000})

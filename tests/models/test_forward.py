@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from tests.models.tiny import FAMILIES, VOCAB, reference_logits, tiny_hf_dir
+
 from twofold.devices.torch_device import TorchDevice
 from twofold.models.build import ModelOptions, build_model
 from twofold.models.cache import CacheSize
@@ -28,7 +28,9 @@ def make_model(directory: Path, num_blocks: int = 32) -> Transformer:
     return model
 
 
-def forward(model: Transformer, device: TorchDevice, ids: torch.Tensor, start: int, first_block: int = 0) -> torch.Tensor:
+def forward(
+    model: Transformer, device: TorchDevice, ids: torch.Tensor, start: int, first_block: int = 0
+) -> torch.Tensor:
     """Logits of `ids` at positions `start` … through blocks that begin at `first_block`."""
     end = start + len(ids)
     slots = torch.arange(first_block * BLOCK, first_block * BLOCK + end)
@@ -52,5 +54,7 @@ def test_logits_equal_transformers(family: str, tmp_path: Path) -> None:
     with torch.inference_mode():
         whole = forward(model, device, ids, 0)
         assert (whole.softmax(-1) - expected).abs().max() < 1e-4
-        pieces = [forward(model, device, ids[a:b], a, 16) for a, b in ((0, 70), (70, 71), (71, 99), (99, 100))]
+        pieces = [
+            forward(model, device, ids[a:b], a, 16) for a, b in ((0, 70), (70, 71), (71, 99), (99, 100))
+        ]
         assert (torch.cat(pieces).softmax(-1) - expected).abs().max() < 1e-4

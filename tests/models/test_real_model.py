@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from tests.models.reference import hf_llama
+
 from twofold.devices.torch_device import TorchDevice
 from twofold.engine.build import build_engine
 from twofold.engine.engine import Engine
@@ -21,7 +21,11 @@ from twofold.workloads.text import prose
 
 pytestmark = pytest.mark.model
 
-QUESTIONS = ("What is the capital of France?", "Write a haiku about rivers.", "Explain what a list is in Python.")
+QUESTIONS = (
+    "What is the capital of France?",
+    "Write a haiku about rivers.",
+    "Explain what a list is in Python.",
+)
 
 
 @cache
@@ -48,7 +52,12 @@ def test_greedy_text_equals_transformers(smollm2: Path) -> None:
     for prompt, completion in zip(prompts, ours, strict=True):
         with torch.inference_mode():
             theirs = oracle_at(smollm2).generate(  # type: ignore[operator]
-                torch.tensor([prompt]), max_new_tokens=24, min_new_tokens=24, do_sample=False, pad_token_id=0, eos_token_id=None
+                torch.tensor([prompt]),
+                max_new_tokens=24,
+                min_new_tokens=24,
+                do_sample=False,
+                pad_token_id=0,
+                eos_token_id=None,
             )
         assert completion.token_ids == theirs[0, len(prompt) :].tolist()
 

@@ -180,8 +180,7 @@ def test_without_a_tokenizer_ids_still_work(tmp_path: Path) -> None:
         load_checkpoint(tiny_hf_dir("llama", tmp_path)).text_tokenizer()
 
 
-# --- Hugging Face directories
-# ----------------------------------------------------------------------------------------
+# --- Hugging Face directories ---
 
 
 def write_hf_tokenizer(directory: Path) -> Tokenizer:
@@ -228,8 +227,7 @@ def test_tokenizer_of_a_hugging_face_directory(tmp_path: Path) -> None:
         load_checkpoint(directory).text_tokenizer()
 
 
-# --- chat
-# ------------------------------------------------------------------------------------------------------------
+# --- chat ---
 
 
 def with_template(template: str | None) -> TextTokenizer:
@@ -264,8 +262,7 @@ def test_templates_run_in_a_sandbox(attack: str) -> None:
         with_template(attack).chat([{"role": "user", "content": "hi"}])
 
 
-# --- streaming
-# -------------------------------------------------------------------------------------------------------
+# --- streaming ---
 
 
 @settings(max_examples=300, deadline=None)

@@ -14,7 +14,8 @@ Confidence = Literal["measured", "calibrated", "datasheet"]
 
 
 class Layer(Protocol):
-    """Anything that is run once per transformer layer. Layers of equal signature emit equal ops for equal batches."""
+    """Anything that is run once per transformer layer. Layers of equal signature emit equal ops for equal
+    batches."""
 
     @property
     def signature(self) -> object:
@@ -39,7 +40,8 @@ class OpTotals:
 
 @dataclass(slots=True)
 class StepCost:
-    """One step: `seconds` from dispatch to result; `stages`: seconds per pipeline stage; `joules` where they are known."""
+    """One step: `seconds` from dispatch to result; `stages`: seconds per pipeline stage; `joules` where they
+    are known."""
 
     seconds: float = 0.0
     joules: float | None = None
@@ -49,10 +51,13 @@ class StepCost:
 class Device(ABC):
     """Executes ops.
 
-    real: tensors are computed and time passes by itself; otherwise `execute` returns None per output and time is charged.
-    memory: capacity in bytes by memory space ("device", "host", "disk"). native_precision: of activations where a plan leaves
-    it open. resident_bytes: weights and cache of the deployed model; a cached memory system streams by its size.
-    totals: work and time by op kind since the last `reset_totals` (a real device fills seconds only while profiling).
+    real: tensors are computed and time passes by itself; otherwise `execute` returns None per output and time
+    is charged.
+    memory: capacity in bytes by memory space ("device", "host", "disk"). native_precision: of activations
+    where a plan leaves it open. resident_bytes: weights and cache of the deployed model; a cached memory
+    system streams by its size.
+    totals: work and time by op kind since the last `reset_totals` (a real device fills seconds only while
+    profiling).
     """
 
     name: str
@@ -68,13 +73,13 @@ class Device(ABC):
 
     @abstractmethod
     def execute(self, op: Op, *args: Any) -> Any:
-        """Run `op` on `args` (tensors or views of caches). Returns what its kernel returns: a tensor or a tuple of
-        `op.outputs` tensors on a real device, None or a tuple of Nones on a modelled one."""
+        """Run `op` on `args` (tensors or views of caches). Returns what its kernel returns: a tensor or a
+        tuple of `op.outputs` tensors on a real device, None or a tuple of Nones on a modelled one."""
 
     @abstractmethod
     def each(self, layers: Sequence[LayerT]) -> Iterator[LayerT]:
-        """The layers to walk through in a forward pass: all of them on a real device; on a modelled one, one of each
-        signature, its ops charged as often as the signature occurs."""
+        """The layers to walk through in a forward pass: all of them on a real device; on a modelled one, one
+        of each signature, its ops charged as often as the signature occurs."""
 
     @abstractmethod
     def begin_step(self) -> None:
@@ -82,8 +87,8 @@ class Device(ABC):
 
     @abstractmethod
     def end_step(self) -> StepCost:
-        """Finish the step: wait until a real device has computed it. Returns what it took; the caller lets a virtual
-        clock advance, since steps of a pipeline overlap."""
+        """Finish the step: wait until a real device has computed it. Returns what it took; the caller lets a
+        virtual clock advance, since steps of a pipeline overlap."""
 
     def reset_totals(self) -> None:
         """Forget the collected totals."""

@@ -75,8 +75,7 @@ class ModelledDevice(Device):
         ValueError for an op that the device cannot execute, naming it and the reason.
         """
 
-    # --- executing: the hot path
-    # ----------------------------------------------------------------------------------
+    # --- executing: the hot path ---
 
     def execute(self, op: Op, *args: Any) -> Any:
         """Charge `op`; returns None for every tensor that a kernel would return."""
@@ -116,8 +115,7 @@ class ModelledDevice(Device):
             yield layer
         self._repeat = 1
 
-    # --- steps
-    # ------------------------------------------------------------------------------------------------------
+    # --- steps ---
 
     def begin_step(self) -> None:
         """Start a step; `step_overhead` seconds of host work belong to each."""
@@ -131,8 +129,7 @@ class ModelledDevice(Device):
         stages = [*self._stages, self._seconds - self._stage_start]
         return StepCost(self._seconds, self._joules * self.ranks + self.idle_watts * self._seconds, stages)
 
-    # --- totals
-    # -----------------------------------------------------------------------------------------------------
+    # --- totals ---
 
     def _add(self, known: _Known, calls: int) -> None:
         key = (known.kind, known.bound)

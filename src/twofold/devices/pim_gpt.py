@@ -56,7 +56,7 @@ class PimGpt(ModelledDevice):
         super().__init__(idle_watts=self.dram.standby_watts + c.asic_watts)
         self.memory = {"device": c.shape.nbytes}
 
-    # --- what the machine is --------------------------------------------------------------------------------
+    # --- what the machine is ---
 
     @property
     def macs_per_second(self) -> float:
@@ -90,7 +90,7 @@ class PimGpt(ModelledDevice):
                 f"smaller model, or give it at least {-(-need * self.config.shape.channels // have)} channels"
             )
 
-    # --- what an op takes -----------------------------------------------------------------------------------
+    # --- what an op takes ---
 
     def charge(self, op: Op, cost: Cost) -> Charge:
         """Seconds and joules of `op`; standby and ASIC power come on top for as long as a step takes

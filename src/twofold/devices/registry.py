@@ -34,7 +34,8 @@ def is_real(name: str) -> bool:
 def make_device(
     name: str, *, tp: int = 1, pp: int = 1, dp: int = 1, ep: int = 1, profile: bool = False
 ) -> Device:
-    """The device called `name` (or described by the YAML file of that path), one rank of a deployment on tp · pp · dp of them.
+    """The device called `name` (or described by the YAML file of that path), one rank of a deployment on tp ·
+    pp · dp of them.
 
     ValueError for an unknown name, or for a parallelism that the device cannot have.
     """

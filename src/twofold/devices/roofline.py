@@ -79,8 +79,7 @@ class Roofline(ModelledDevice):
         self._cache_capacity, self._cache_bandwidth = self._cache()
         self.resident_bytes = 0
 
-    # --- what is read from the file once
-    # ------------------------------------------------------------------------------
+    # --- what is read from the file once ---
 
     def _make_rates(self) -> dict[Precision, tuple[float, float, Precision]]:
         """By precision: peak FLOP/s, joules per FLOP, and the precision that is used for it."""
@@ -129,8 +128,7 @@ class Roofline(ModelledDevice):
             return 0.0, self._memory_bandwidth
         return cache.capacity.value, cache.bandwidth.value * eff.cache.value
 
-    # --- what the deployed plan sets
-    # --------------------------------------------------------------------------------
+    # --- what the deployed plan sets ---
 
     @property
     def resident_bytes(self) -> int:
@@ -150,13 +148,30 @@ class Roofline(ModelledDevice):
             self._stream = self._memory_bandwidth
         self.forget_charges()
 
+    def roofs(self) -> tuple[dict[str, float], dict[str, float]]:
+        """Bytes/s by memory level and FLOP/s by precision that can be reached: what a roofline plot is
+        bounded by."""
+        reads = {"memory": self._memory_bandwidth}
+        if self.file.curves is not None:
+            reads = {
+                "memory": self.file.curves.read[-1][1],
+                "cache": max(y for _, y in self.file.curves.read),
+            }
+        elif self._cache_capacity:
+            reads["cache"] = self._cache_bandwidth
+        peaks: dict[str, float] = {
+            p: f.value * self.file.efficiency.matmul.value for p, f in self.file.matmul.items()
+        }
+        if self.file.curves is not None:
+            peaks = {p: max(y for _, y in points) for p, points in self.file.curves.matmul.items()}
+        return reads, peaks
+
     @property
     def bandwidth(self) -> float:
         """Bytes/s at which weights and cache are read."""
         return self._stream
 
-    # --- charging
-    # -----------------------------------------------------------------------------------------------------
+    # --- charging ---
 
     def charge(self, op: Op, cost: Cost) -> Charge:
         """Seconds and joules of `op`; ValueError for a precision, memory space or collective that the

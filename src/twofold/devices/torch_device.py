@@ -20,7 +20,8 @@ from twofold.ops.base import Cost, Op
 class TorchDevice(Device):
     """Executes ops with torch kernels on `cpu` or `cuda`.
 
-    profile: time every op (synchronising a GPU around each), so that `totals` hold seconds by kind; costs speed.
+    profile: time every op (synchronising a GPU around each), so that `totals` hold seconds by kind; costs
+    speed.
     """
 
     real = True
@@ -30,7 +31,8 @@ class TorchDevice(Device):
         super().__init__()
         if name == "cuda" and not torch.cuda.is_available():
             raise ValueError(
-                "device 'cuda' was asked for, but torch finds no GPU here; use 'cpu', or predict on a modelled GPU"
+                "device 'cuda' was asked for, but torch finds no GPU here; use 'cpu', or predict on a "
+                "modelled GPU"
             )
         self.name = name
         self.where = torch.device(name)

@@ -58,8 +58,8 @@ class Active:
 def activate(
     technique: Technique, *, real: bool, overrides: dict[str, float], recorded: dict[str, float]
 ) -> Active:
-    """Switch `technique` on. Where nothing is computed, data-dependent quantities come from `overrides` (the user's), else
-    `recorded` (an earlier run), else the technique's own figures."""
+    """Switch `technique` on. Where nothing is computed, data-dependent quantities come from `overrides` (the
+    user's), else `recorded` (an earlier run), else the technique's own figures."""
     behaviour = dict(technique.info.behaviour)
     for source, values in (("recorded by a run", recorded), ("given by the user", overrides)):
         behaviour.update({k: (v, source) for k, v in values.items() if k in behaviour})

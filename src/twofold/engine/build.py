@@ -1,4 +1,5 @@
-"""From a plan to an engine: techniques, model, memory, scheduler, put together the same way for `run` and `predict`."""
+"""From a plan to an engine: techniques, model, memory, scheduler, put together the same way for `run` and
+`predict`."""
 
 from __future__ import annotations
 
@@ -33,9 +34,11 @@ Progress = Callable[[str, int, int], None]
 
 DEFAULT_BLOCK_SIZE = 16
 FEW_SEQS, MOST_SEQS = 16, 256
-"""Sequences at once where a plan leaves it open: few where it keeps a stated number of requests going, else many."""
+"""Sequences at once where a plan leaves it open: few where it keeps a stated number of requests going, else
+many."""
 DEFAULT_REAL_CACHE_TOKENS = 16_384
-"""A real device without a stated memory limit caches at most this many tokens: enough for every default, little to allocate."""
+"""A real device without a stated memory limit caches at most this many tokens: enough for every default,
+little to allocate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +74,15 @@ def build_engine(
 ) -> Engine:
     """An engine for `plan` on `device`.
 
-    checkpoint: the weights, needed on a real device and unused on a modelled one. calibration: gives token ids of prose to
-    techniques that learn from the unmodified model. recorded: data-dependent quantities of an earlier run, for predictions.
-    ValueError where the plan cannot work; DoesNotFitError, with the smallest change that would do, where memory is short.
+    checkpoint: the weights, needed on a real device and unused on a modelled one. calibration: gives token
+    ids of prose to techniques that learn from the unmodified model. recorded: data-dependent quantities of an
+    earlier run, for predictions. ValueError where the plan cannot work; DoesNotFitError, with the smallest
+    change that would do, where memory is short.
     """
     if device.real and checkpoint is None:
         raise ValueError(
-            f"{spec.name} is known by its architecture only; it can be predicted, but running it needs weights"
+            f"{spec.name} is known by its architecture only; it can be predicted, but running it needs "
+            "weights"
         )
     weights = checkpoint if device.real else None
     techniques = make_techniques(plan, spec)

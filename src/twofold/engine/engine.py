@@ -45,7 +45,7 @@ class Engine(StepLoop):
         self.derived = derived
         self._next_id = 0
 
-    # --- requests -----------------------------------------------------------------------------------------------------
+    # --- requests ---
 
     def add(
         self,
@@ -106,7 +106,7 @@ class Engine(StepLoop):
         """Drop the output of an ended request."""
         self._outputs.pop(id, None)
 
-    # --- running ---------------------------------------------------------------------------------------------------
+    # --- running ---
 
     def play(
         self,
@@ -118,7 +118,8 @@ class Engine(StepLoop):
     ) -> list[Request]:
         """Run a workload of (arrival time in seconds from now, prompt, parameters), in order of arrival.
 
-        With `concurrency`, arrival times are ignored: that many requests are kept going. Returns all requests, ended.
+        With `concurrency`, arrival times are ignored: that many requests are kept going. Returns all
+        requests, ended.
         """
         start = self.clock.now()
         source = iter(items)
@@ -161,7 +162,8 @@ class Engine(StepLoop):
         return [self._outputs.pop(r.id).completion() for r in requests]
 
     def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[str]:
-        """Text of the completion, piece by piece as it becomes certain. Closing the iterator cancels the request."""
+        """Text of the completion, piece by piece as it becomes certain. Closing the iterator cancels the
+        request."""
         request = self.add(prompt, params)
         output = self._outputs[request.id]
         try:
@@ -176,12 +178,14 @@ class Engine(StepLoop):
             self.forget(request.id)
 
     def score(self, token_ids: Sequence[int], num_prompt: int = 1) -> torch.Tensor:
-        """Logits [T - num_prompt, vocab], techniques on, that predict each token of `token_ids` after the first `num_prompt`,
-        which are treated as a prompt (filtered where a technique does that). Only while nothing runs."""
+        """Logits [T - num_prompt, vocab], techniques on, that predict each token of `token_ids` after the
+        first `num_prompt`, which are treated as a prompt (filtered where a technique does that). Only while
+        nothing runs."""
         assert not self.has_work, "scoring needs an idle engine"
         if not 1 <= num_prompt < len(token_ids):
             raise ValueError(
-                f"scoring {len(token_ids)} tokens needs a prompt of 1 … {len(token_ids) - 1} of them, not {num_prompt}"
+                f"scoring {len(token_ids)} tokens needs a prompt of 1 … {len(token_ids) - 1} of them, not "
+                f"{num_prompt}"
             )
         self._check_vocabulary(token_ids)
         prompt, rest = list(token_ids[:num_prompt]), list(token_ids[num_prompt:])
@@ -195,7 +199,7 @@ class Engine(StepLoop):
         blocks.forget_cached()
         return self.runner.score(ids, len(prompt), range(need), self.scheduler.config.max_num_batched_tokens)
 
-    # --- prompts ------------------------------------------------------------------------------------------------------
+    # --- prompts ---
 
     def _encode(self, prompt: Prompt) -> Sequence[int] | int:
         if not isinstance(prompt, str):

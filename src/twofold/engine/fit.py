@@ -9,15 +9,18 @@ from twofold.plan import Plan, TechniqueUse
 
 
 def smallest_change(plan: Plan, spec: ModelSpec, fits: Callable[[Plan], bool]) -> str:
-    """A sentence naming the least change of each kind (length of requests, weight format, number of devices) with which `fits`
-    holds."""
+    """A sentence naming the least change of each kind (length of requests, weight format, number of devices)
+    with which `fits` holds."""
     found = [
         change
         for change in (_shorter(plan, spec, fits), _packed(plan, fits), _cut(plan, spec, fits))
         if change
     ]
     if not found:
-        return "Neither shorter requests, packed weights nor up to 32 such devices hold it: choose a smaller model or a larger device"
+        return (
+            "Neither shorter requests, packed weights nor up to 32 such devices hold it: "
+            "choose a smaller model or a larger device"
+        )
     return "It would fit " + ", or ".join(found)
 
 

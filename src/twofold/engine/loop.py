@@ -1,6 +1,8 @@
-"""The step loop: filter a prompt, schedule, run, take in results; over and over, under a wall or a virtual clock.
+"""The step loop: filter a prompt, schedule, run, take in results; over and over, under a wall or a virtual
+clock.
 
-arrivals ─▶ (prompt filter) ─▶ Scheduler.schedule ─▶ Runner.run on the Device ─▶ Scheduler.update ─▶ ended requests
+arrivals ─▶ (prompt filter) ─▶ Scheduler.schedule ─▶ Runner.run on the Device ─▶ Scheduler.update ─▶ ended
+requests
 """
 
 from __future__ import annotations
@@ -29,8 +31,9 @@ from twofold.ops.attention import Span
 class EngineTotals:
     """What the engine did since it was made.
 
-    steps, seconds and joules of them (prefill_seconds: of those with prompts in them), tokens computed and yielded; decodes:
-    decoding turns of single requests, drafts: those that had guesses, and how many guesses there were and were right.
+    steps, seconds and joules of them (prefill_seconds: of those with prompts in them), tokens computed and
+    yielded; decodes: decoding turns of single requests, drafts: those that had guesses, and how many guesses
+    there were and were right.
     """
 
     steps: int = 0
@@ -64,10 +67,11 @@ class _Flight(NamedTuple):
 
 
 class StepLoop:
-    """What the engine does step by step. Holds the requests that wait for a prompt filter, the batches in flight (several in a
-    pipeline) and the outputs.
+    """What the engine does step by step. Holds the requests that wait for a prompt filter, the batches in
+    flight (several in a pipeline) and the outputs.
 
-    actives: the techniques that are on; totals: what was done so far; trace: one record per step where `record_steps` was asked for.
+    actives: the techniques that are on; totals: what was done so far; trace: one record per step where
+    `record_steps` was asked for.
     """
 
     def __init__(
@@ -106,7 +110,8 @@ class StepLoop:
         self.device.reset_totals()
 
     def step(self) -> list[Request]:
-        """Do the next thing: filter a prompt, launch a batch, or wait for one in flight. Returns requests that ended."""
+        """Do the next thing: filter a prompt, launch a batch, or wait for one in flight. Returns requests
+        that ended."""
         self._land(self.clock.now())
         if (
             self._unfiltered
@@ -125,7 +130,8 @@ class StepLoop:
                 self._launch(batch)
         if self._flights:
             flight = self._flights[0]
-            # The next batch may enter once the first stage is free; with nothing to launch, a result must come first.
+            # The next batch may enter once the first stage is free; with nothing to launch, a result must
+            # come first.
             more = launched and len(self._flights) < self.scheduler.config.pipeline_depth
             self.clock.wait_until(min(flight.done, self._stage_free[0]) if more else flight.done)
             self._land(self.clock.now())
@@ -133,7 +139,7 @@ class StepLoop:
             check(self.scheduler)
         return self._take_ended()
 
-    # --- parts of a step ----------------------------------------------------------------------------------------------
+    # --- parts of a step ---
 
     def _propose(self) -> None:
         drafter: object = self.drafter or self._modelled_drafter
@@ -163,7 +169,8 @@ class StepLoop:
         self._flights.append(_Flight(done, batch, result))
 
     def _charge(self, cost: StepCost, start: float) -> float:
-        """Account for a step that starts now; returns when it is done. Steps overlap stage by stage in a pipeline."""
+        """Account for a step that starts now; returns when it is done. Steps overlap stage by stage in a
+        pipeline."""
         totals = self.totals
         totals.steps += 1
         totals.busy_seconds += cost.seconds
@@ -251,7 +258,8 @@ class StepLoop:
         return ended
 
     def _filter_prompt(self, request: Request) -> None:
-        """Run the filter pass on one prompt as a step of its own, then let the request go on with what was kept."""
+        """Run the filter pass on one prompt as a step of its own, then let the request go on with what was
+        kept."""
         assert self._filter is not None
         start = self.clock.now()
         self.totals.filtered_prompts += 1

@@ -10,7 +10,8 @@ from twofold.models.weights import ACT_BYTES
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """Bytes per device by part. cache = num_blocks blocks and the per-sequence stores of max_seqs sequences."""
+    """Bytes per device by part. cache = num_blocks blocks and the per-sequence stores of max_seqs
+    sequences."""
 
     capacity: int
     weights: int
@@ -35,7 +36,8 @@ class DoesNotFitError(ValueError):
 
 
 def activation_bytes(model: Transformer, max_tokens: int, max_logits: int) -> int:
-    """Largest live set of a step: the residual stream and its sum, the widest sublayer's input and output, the logits."""
+    """Largest live set of a step: the residual stream and its sum, the widest sublayer's input and output,
+    the logits."""
     spec, act, tp = model.spec, ACT_BYTES[model.precision], model.parallel.tp
     attention = (spec.q_dim + 2 * spec.kv_dim) // tp + spec.q_dim // tp
     mlp = (3 if spec.gated else 2) * spec.ffn_hidden // tp

@@ -1,4 +1,5 @@
-"""What a request has yielded: tokens become text as they arrive, stop strings end it, pieces can be streamed."""
+"""What a request has yielded: tokens become text as they arrive, stop strings end it, pieces can be
+streamed."""
 
 from __future__ import annotations
 
@@ -26,8 +27,8 @@ class Completion:
 
 
 class OutputBuilder:
-    """Collects the output of one request. `text` holds what is certain: it never ends within a character, nor within what
-    might become a stop string."""
+    """Collects the output of one request. `text` holds what is certain: it never ends within a character, nor
+    within what might become a stop string."""
 
     def __init__(self, request: Request, tokenizer: Tokenizer | None) -> None:
         self.request = request
@@ -42,7 +43,8 @@ class OutputBuilder:
         self._stopped = False
 
     def extend(self, count: int, logprobs: Sequence[TokenLogprobs | None]) -> bool:
-        """Take in the request's newest `count` tokens. True where a stop string was met: the text ends before it."""
+        """Take in the request's newest `count` tokens. True where a stop string was met: the text ends before
+        it."""
         request = self.request
         if request.params.logprobs is not None:
             self.logprobs += logprobs

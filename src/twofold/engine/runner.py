@@ -1,7 +1,7 @@
 """Runner: turns the scheduler's batch into a forward pass on the device, and logits into tokens.
 
-On a real device it builds the tensors; on a modelled one there are none, and whoever models the drafts says how many of
-them were right.
+On a real device it builds the tensors; on a modelled one there are none, and whoever models the drafts says
+how many of them were right.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ SCORED = 32
 
 @dataclass(slots=True)
 class StepResult:
-    """What a step yielded per entry of its batch: token ids (real) or their number (modelled), and log-probabilities."""
+    """What a step yielded per entry of its batch: token ids (real) or their number (modelled), and
+    log-probabilities."""
 
     cost: StepCost
     tokens: list[list[int]] | None = None
@@ -74,7 +75,7 @@ class Runner:
                     )
             self._offsets = torch.arange(size.block_size, device=self.where)
 
-    # --- a step -------------------------------------------------------------------------------------------------------
+    # --- a step ---
 
     @torch.inference_mode()
     def run(self, batch: Batch) -> StepResult:
@@ -109,8 +110,8 @@ class Runner:
     ) -> torch.Tensor:
         """Logits [T - num_prompt, vocab] that predict each token after the prompt from all before it.
 
-        The prompt goes through the cache blocks `table` in chunks of `chunk`, the rest in chunks of SCORED, so that the cache is
-        read about as decoding reads it.
+        The prompt goes through the cache blocks `table` in chunks of `chunk`, the rest in chunks of SCORED,
+        so that the cache is read about as decoding reads it.
         """
         row = self._free_rows[-1]
         parts = []
@@ -151,7 +152,7 @@ class Runner:
                 cache.release(row)
             self._free_rows.append(row)
 
-    # --- modelled -----------------------------------------------------------------------------------------------------
+    # --- modelled ---
 
     @staticmethod
     def _shape(batch: Batch) -> StepInput:
@@ -165,7 +166,7 @@ class Runner:
             return [1 if e.samples else 0 for e in batch.entries]
         return [1 + judge(e.request, e.num_drafts) if e.samples else 0 for e in batch.entries]
 
-    # --- real ---------------------------------------------------------------------------------------------------------
+    # --- real ---
 
     def _slots(self, table: Sequence[int], count: int) -> torch.Tensor:
         """Flat cache slots 0 … count - 1 of a block table."""

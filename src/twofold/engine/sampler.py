@@ -1,5 +1,5 @@
-"""Choice of the next token from logits. Every draw depends on the request's seed and the token's place alone, so that a
-request yields the same tokens whatever it was batched with, preempted for or resumed from."""
+"""Choice of the next token from logits. Every draw depends on the request's seed and the token's place alone,
+so that a request yields the same tokens whatever it was batched with, preempted for or resumed from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What the commands do: run a plan here, predict it elsewhere, compare both. Everything above the engine, below the shell."""
+"""What the commands do: run a plan here, predict it elsewhere, compare both. Everything above the engine,
+below the shell."""
 
 from twofold.jobs.compare import compare_plan
 from twofold.jobs.predict import predict_plan

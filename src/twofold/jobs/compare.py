@@ -1,4 +1,5 @@
-"""`compare`: the baseline, each technique alone, and the combinations named; measured here, predicted here and elsewhere."""
+"""`compare`: the baseline, each technique alone, and the combinations named; measured here, predicted here
+and elsewhere."""
 
 from __future__ import annotations
 
@@ -30,10 +31,14 @@ def variants(plan: Plan) -> list[tuple[TechniqueUse, ...]]:
     return [(), *alone, *together]
 
 
-def compare_plan(plan: Plan, *, predict_here: str | None = THIS_CPU, progress: Progress | None = None) -> Comparison:
-    """Measure every variant of `plan` on its device and predict it on `predict_here` (None: nowhere) and on the plan's devices.
+def compare_plan(
+    plan: Plan, *, predict_here: str | None = THIS_CPU, progress: Progress | None = None
+) -> Comparison:
+    """Measure every variant of `plan` on its device and predict it on `predict_here` (None: nowhere) and on
+    the plan's devices.
 
-    A variant that the planner refuses becomes a row with the reason; one whose technique is never reached as well.
+    A variant that the planner refuses becomes a row with the reason; one whose technique is never reached as
+    well.
     """
     checkpoint = find_checkpoint(plan.model)
     sets = variants(plan)
@@ -66,7 +71,9 @@ def _row(
     label = label_of(plan)
     try:
         make_techniques(plan, checkpoint.spec)
-        outcome = run_plan(plan, label=label, checkpoint=checkpoint, baseline=baseline, profile=True, progress=progress)
+        outcome = run_plan(
+            plan, label=label, checkpoint=checkpoint, baseline=baseline, profile=True, progress=progress
+        )
     except (ValueError, NotReachedError) as error:
         if not plan.techniques:
             raise
@@ -75,7 +82,11 @@ def _row(
     refused: dict[str, str] = {}
     here = None
     for device in [*([predict_here] if predict_here else []), *plan.devices]:
-        target = _as_run(plan, outcome.result) if device == predict_here else plan.model_copy(update={"precision": "auto"})
+        target = (
+            _as_run(plan, outcome.result)
+            if device == predict_here
+            else plan.model_copy(update={"precision": "auto"})
+        )
         try:
             result = predict_plan(
                 target, device, label=label, spec=checkpoint.spec, recorded=outcome.behaviour, progress=None
@@ -99,7 +110,8 @@ def _row(
 
 
 def _as_run(plan: Plan, measured: Result) -> Plan:
-    """`plan` with the defaults that the run decided, so that the prediction of this machine schedules as the run did."""
+    """`plan` with the defaults that the run decided, so that the prediction of this machine schedules as the
+    run did."""
     names = ("block_size", "max_num_seqs", "max_num_batched_tokens", "max_context", "cache_blocks")
     decided = {name: measured.derived[name] for name in names}
     engine = plan.engine.model_copy(update=decided)

@@ -1,7 +1,8 @@
 """Rewrites what the documentation repeats of the code: `python -m twofold.jobs.docs`, run by `make docs`.
 
-Between `<!-- begin NAME -->` and `<!-- end NAME -->` of README.md and docs/*.md stands what is made here: the newest stored
-comparison, the ledger, and the tables of techniques, devices and models. Nothing there is typed by hand.
+Between `<!-- begin NAME -->` and `<!-- end NAME -->` of README.md and docs/*.md stands what is made here: the
+newest stored comparison, the ledger, and the tables of techniques, devices and models. Nothing there is typed
+by hand.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> st
 
 
 def techniques() -> str:
-    """Every technique: what it does, its seam, parameters with defaults, whether output is unchanged, source."""
+    """Every technique: what it does, its seam, parameters with defaults, whether output is unchanged,
+    source."""
     rows = []
     for name in technique_names():
         cls = technique_class(name)
@@ -63,13 +65,18 @@ def devices() -> str:
             (
                 f"`{name}`",
                 file.title,
-                f"{best[1].value / 1e12:,.0f} ({best[0]})" if best[1].value >= 1e13 else f"{best[1].value / 1e12:.1f} ({best[0]})",
+                f"{best[1].value / 1e12:,.0f} ({best[0]})"
+                if best[1].value >= 1e13
+                else f"{best[1].value / 1e12:.1f} ({best[0]})",
                 f"{file.memory.bandwidth.value / 1e9:,.0f}",
                 f"{file.memory.capacity.value / 1e9:,.0f}",
                 f"{file.power.limit.value:,.0f}",
             )
         )
-    rows += [(f"`{name}`", f"{make().source}", "-", "-", f"{make().memory['device'] / 1e9:,.1f}", "-") for name, make in MACHINES.items()]  # type: ignore[attr-defined]
+    rows += [
+        (f"`{name}`", f"{make().source}", "-", "-", f"{make().memory['device'] / 1e9:,.1f}", "-")
+        for name, make in MACHINES.items()
+    ]  # type: ignore[attr-defined]
     return markdown_table(("device", "", "TFLOP/s", "GB/s", "GB", "W"), rows)
 
 
@@ -93,24 +100,33 @@ def ledger() -> str:
 def newest_comparison() -> Comparison | None:
     """The comparison that was stored last, or None."""
     found = [s for s in Store().find(limit=500) if s.comparison is not None]
-    return Store().get_comparison(max(s.comparison for s in found if s.comparison is not None)) if found else None
+    return (
+        Store().get_comparison(max(s.comparison for s in found if s.comparison is not None))
+        if found
+        else None
+    )
 
 
 def comparison(found: Comparison) -> str:
     """The newest comparison as tables, with the machine that it was measured on."""
     host = next(r.host for r in found.results)
     text = table.to_markdown(found)
-    return f"{text}\n\nMeasured on {host.processor} ({host.cores} cores) with `make demo`; one run, no repeats."
+    return (
+        f"{text}\n\nMeasured on {host.processor} ({host.cores} cores) with `make demo`; one run, no repeats."
+    )
 
 
 def rewrite(path: Path, sections: dict[str, Callable[[], str]]) -> bool:
-    """Replace the marked sections of `path`; True where anything changed. ValueError for a section that nobody makes."""
+    """Replace the marked sections of `path`; True where anything changed. ValueError for a section that
+    nobody makes."""
     text = path.read_text(encoding="utf-8")
 
     def made(match: re.Match[str]) -> str:
         name = match.group(1)
         if name not in sections:
-            raise ValueError(f"{path}: nobody makes the section {name!r}; there are {', '.join(sorted(sections))}")
+            raise ValueError(
+                f"{path}: nobody makes the section {name!r}; there are {', '.join(sorted(sections))}"
+            )
         return f"<!-- begin {name} -->\n{sections[name]().strip()}\n<!-- end {name} -->"
 
     new = re.sub(r"<!-- begin ([\w-]+) -->.*?<!-- end \1 -->", made, text, flags=re.S)
@@ -131,7 +147,9 @@ def main(root: Path = ROOT) -> None:
     }
     newest = newest_comparison()
     if newest is None:
-        print("no comparison is stored: run `make demo` first; its table is left as it stands", file=sys.stderr)
+        print(
+            "no comparison is stored: run `make demo` first; its table is left as it stands", file=sys.stderr
+        )
         sections["comparison"] = lambda: _kept(root / "README.md", "comparison")
     else:
         sections["comparison"] = lambda: comparison(newest)
@@ -144,7 +162,9 @@ def main(root: Path = ROOT) -> None:
 
 
 def _kept(path: Path, name: str) -> str:
-    found = re.search(rf"<!-- begin {name} -->\n(.*?)\n<!-- end {name} -->", path.read_text(encoding="utf-8"), re.S)
+    found = re.search(
+        rf"<!-- begin {name} -->\n(.*?)\n<!-- end {name} -->", path.read_text(encoding="utf-8"), re.S
+    )
     return found.group(1) if found else ""
 
 

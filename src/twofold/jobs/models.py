@@ -19,15 +19,19 @@ def find_spec(name: str) -> ModelSpec:
         return get_spec(name)
     if name in registered_names():
         return load_checkpoint(name, weights=False).spec
-    raise ValueError(f"unknown model {name!r}, and there is no such file; {nearest(name, known | set(registered_names()))}")
+    raise ValueError(
+        f"unknown model {name!r}, and there is no such file; {nearest(name, known | set(registered_names()))}"
+    )
 
 
 def find_checkpoint(name: str) -> Checkpoint:
-    """The weights called `name` (pulled before) or at that path. ValueError where only the architecture is known."""
+    """The weights called `name` (pulled before) or at that path. ValueError where only the architecture is
+    known."""
     if not is_path(name) and name not in registered_names():
         find_spec(name)  # an unknown name says so
         raise ValueError(
-            f"{name} is known by its architecture only: it can be predicted, not run; to run it give the path of a GGUF file or of a "
+            f"{name} is known by its architecture only: it can be predicted, not run; to run it give the "
+            "path of a GGUF file or of a "
             f"Hugging Face directory, or one of {', '.join(registered_names())}"
         )
     return load_checkpoint(name)

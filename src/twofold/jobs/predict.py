@@ -29,7 +29,9 @@ def predict_plan(
     ValueError where the plan cannot work there (DoesNotFitError with the smallest change that would do).
     """
     if is_real(device):
-        raise ValueError(f"{device!r} is a real device: `run` it, or predict for 'this-cpu' after `twofold calibrate`")
+        raise ValueError(
+            f"{device!r} is a real device: `run` it, or predict for 'this-cpu' after `twofold calibrate`"
+        )
     spec = spec or find_spec(plan.model)
     tokenizer = None
     if plan.workload.prompts is not None and (source := find_tokenizer_source(plan.model)) is not None:
@@ -40,7 +42,9 @@ def predict_plan(
     requests: list[Request] = []
     seconds = 0.0
     for replica in range(replicas):
-        engine = build_engine(plan, make_device(device, **plan.parallel.model_dump()), spec, recorded=recorded)
+        engine = build_engine(
+            plan, make_device(device, **plan.parallel.model_dump()), spec, recorded=recorded
+        )
         share = _share(workload, replica, replicas)
         if not share.items:
             continue

@@ -11,19 +11,20 @@ from pydantic import JsonValue
 
 from twofold.devices.base import Device, OpTotals
 from twofold.devices.modelled import ModelledDevice
+from twofold.devices.roofline import Roofline
 from twofold.engine.engine import Engine
 from twofold.engine.request import Request
 from twofold.plan import Plan
 from twofold.report.schema import (
     BehaviourValue,
     Bound,
+    Ceilings,
     Figure,
     LatencyName,
     Load,
     Memory,
     OpShare,
     Percentile,
-    Quality,
     Result,
     TechniqueUse,
 )
@@ -34,13 +35,15 @@ _PERCENTILES: dict[Percentile, float] = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 
 @dataclass(frozen=True, slots=True)
 class Played:
-    """A workload that an engine has finished: its requests, and seconds from the first arrival to the last token."""
+    """A workload that an engine has finished: its requests, and seconds from the first arrival to the last
+    token."""
 
     requests: list[Request]
     seconds: float
 
     def latencies(self) -> dict[LatencyName, list[float]]:
-        """Seconds by name: to the first token, per further token (mean of a request), between tokens, to the last token."""
+        """Seconds by name: to the first token, per further token (mean of a request), between tokens, to the
+        last token."""
         out: dict[LatencyName, list[float]] = {"ttft": [], "tpot": [], "itl": [], "e2e": []}
         for r in self.requests:
             if r.first_token_time is None or r.last_token_time is None:
@@ -62,8 +65,7 @@ def make_result(
     *,
     label: str,
     model: str,
-    quality: Quality | None = None,
-    quality_missing: str = "",
+    quality_missing: str = "quality was not asked for",
     grown: float | None = None,
     energy_missing: str = "",
 ) -> Result:
@@ -79,7 +81,7 @@ def make_result(
     busy = sum(t.busy_seconds for t in totals)
     prefill = sum(t.prefill_seconds for t in totals)
     work = _merged(engines)
-    missing: dict[str, str] = {}
+    missing = {"quality": quality_missing}
 
     def mean(name: LatencyName, why: str) -> Figure | None:
         values = latencies[name]
@@ -91,14 +93,14 @@ def make_result(
     one = "every request yields one token"
     ttft, tpot = mean("ttft", "no request yielded a token"), mean("tpot", one)
     itl, e2e = mean("itl", one), mean("e2e", "no request yielded a token")
-    joules = None if any(t.joules is None for t in totals) else sum(t.joules or 0.0 for t in totals) / len(engines)
+    joules = (
+        None if any(t.joules is None for t in totals) else sum(t.joules or 0.0 for t in totals) / len(engines)
+    )
     energy = None
     if joules is None or not output:
         missing["energy_per_token"] = energy_missing or "no energy meter was read"
     else:
         energy = Figure.exact(joules / output, "J/token")
-    if quality is None:
-        missing["quality"] = quality_missing or "quality was not asked for"
     prompt_tokens = sum(t.prompt_tokens for t in totals)
     if not prefill:
         missing["prefill_tokens_per_s"] = "no step computed a prompt"
@@ -110,8 +112,13 @@ def make_result(
         label=label,
         model=model,
         device=device.name,
-        parallel={} if plan.parallel.tp * plan.parallel.pp * plan.parallel.dp == 1 else plan.parallel.model_dump(),
-        techniques=[TechniqueUse(name=a.technique.info.name, params=_plain(a.technique.params)) for a in engine.actives],
+        parallel={}
+        if plan.parallel.tp * plan.parallel.pp * plan.parallel.dp == 1
+        else plan.parallel.model_dump(),
+        techniques=[
+            TechniqueUse(name=a.technique.info.name, params=_plain(a.technique.params))
+            for a in engine.actives
+        ],
         workload=Load(
             summary=workload.summary,
             requests=len(workload.items),
@@ -137,11 +144,11 @@ def make_result(
             grown=grown,
         ),
         energy_per_token=energy,
-        quality=quality,
         confidence=device.confidence,
         behaviour=behaviour_of(engines),
         counters=_counters(engine),
         breakdown=_breakdown(device, work),
+        ceilings=_ceilings(device),
         derived={k: v for k, v in engine.derived.items() if isinstance(v, str | int | float | bool)},
         missing=missing,
         seed=plan.seed,
@@ -149,10 +156,14 @@ def make_result(
 
 
 def behaviour_of(engines: Sequence[Engine]) -> dict[str, BehaviourValue]:
-    """Data-dependent quantities: those that a run measured, or those that a prediction used with where they come from."""
+    """Data-dependent quantities: those that a run measured, or those that a prediction used with where they
+    come from."""
     if not engines[0].device.real:
         used = {k: v for a in engines[0].actives for k, v in a.behaviour.items()}
-        return {k: BehaviourValue(value=value, source=_source(note), note=note) for k, (value, note) in used.items()}
+        return {
+            k: BehaviourValue(value=value, source=_source(note), note=note)
+            for k, (value, note) in used.items()
+        }
     measured = measured_behaviour(engines)
     return {k: BehaviourValue(value=v, source="measured", note="this run") for k, v in measured.items()}
 
@@ -242,3 +253,15 @@ def _bounds(device: Device) -> dict[str, Bound]:
         if seconds > best.get(kind, (-1.0, "unknown"))[0]:
             best[kind] = (seconds, bound)  # type: ignore[assignment]
     return {kind: bound for kind, (_, bound) in best.items()}
+
+
+def _ceilings(device: Device) -> Ceilings | None:
+    """The roofs of a device that has some; a machine that maps ops in its own way has none to draw."""
+    if not isinstance(device, Roofline):
+        return None
+    reads, peaks = device.roofs()
+    return Ceilings(
+        gb_s={level: rate / 1e9 for level, rate in reads.items()},
+        gflop_s={precision: rate / 1e9 for precision, rate in peaks.items()},
+        source=f"{device.name}, {device.confidence}",
+    )

@@ -1,4 +1,5 @@
-"""`run`: the plan on a real device, measured; with quality against the unmodified model where it is asked for."""
+"""`run`: the plan on a real device, measured; with quality against the unmodified model where it is asked
+for."""
 
 from __future__ import annotations
 
@@ -46,9 +47,10 @@ def run_plan(
 ) -> RunOutcome:
     """Execute `plan` on its device.
 
-    baseline: what the unmodified model says on the quality texts (computed here where it is missing and quality is asked for).
-    profile: time every op, at some cost in speed. ValueError where the plan cannot work; NotReachedError where a technique was
-    never reached.
+    baseline: what the unmodified model says on the quality texts (computed here where it is missing and
+    quality is asked for).
+    profile: time every op, at some cost in speed. ValueError where the plan cannot work; NotReachedError
+    where a technique was never reached.
     """
     if not is_real(plan.device):
         raise ValueError(f"{plan.device!r} is a modelled device: use `predict`, or run on 'cpu' or 'cuda'")
@@ -73,12 +75,13 @@ def run_plan(
         grown=grown if engine.device.name == "cpu" else None,
         energy_missing="no energy meter is readable on this machine",
     )
-    if baseline is not None and plan.quality.enabled:  # after the result: scoring is no part of what was timed
+    if (
+        baseline is not None and plan.quality.enabled
+    ):  # after the result: scoring is no part of what was timed
         missing = {name: why for name, why in result.missing.items() if name != "quality"}
         quality = measure_quality(engine, baseline, progress)
         result = result.model_copy(update={"quality": quality, "missing": missing})
     return RunOutcome(result, behaviour)
-
 
 
 def load_engine(

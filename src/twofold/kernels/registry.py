@@ -1,4 +1,5 @@
-"""Which function computes which op: a table per kernel set, filled by decorators, looked up by the op's type."""
+"""Which function computes which op: a table per kernel set, filled by decorators, looked up by the op's
+type."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ REFERENCE: dict[type[Op], Kernel] = {}
 
 
 def reference(op: type[Op]) -> Callable[[KernelT], KernelT]:
-    """Decorator: the function is the reference kernel of `op`. It takes the op and the arguments given to `execute`."""
+    """Decorator: the function is the reference kernel of `op`. It takes the op and the arguments given to
+    `execute`."""
 
     def add(kernel: KernelT) -> KernelT:
         assert op not in REFERENCE, f"{op.__name__} already has a reference kernel"

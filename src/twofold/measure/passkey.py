@@ -1,4 +1,5 @@
-"""Passkey retrieval: a number hidden in filler text, asked for at the end. Score: share of numbers that come back."""
+"""Passkey retrieval: a number hidden in filler text, asked for at the end. Score: share of numbers that come
+back."""
 
 from __future__ import annotations
 
@@ -15,7 +16,10 @@ _FILLER = (
     "The teacher reads a story while the rain falls outside.",
 )
 _KEY = "The secret number is {key}. Remember it: {key} is the secret number."
-_TASK = "Somewhere in the following text there is a secret number. Find it.\n\n{text}\n\nWhat is the secret number?"
+_TASK = (
+    "Somewhere in the following text there is a secret number. Find it.\n\n{text}\n\n"
+    "What is the secret number?"
+)
 _ANSWER = "The secret number is"
 ANSWER_TOKENS = 10
 

@@ -1,7 +1,9 @@
-"""Quality against the unmodified model: KL divergence, top-1 agreement and perplexity on text, passkey retrieval.
+"""Quality against the unmodified model: KL divergence, top-1 agreement and perplexity on text, passkey
+retrieval.
 
-Every window of text is a prompt and a continuation. The prompt goes through the engine as any prompt does (chunked, filtered,
-cached as the techniques say); the continuation is teacher-forced behind it, and its predictions are compared.
+Every window of text is a prompt and a continuation. The prompt goes through the engine as any prompt does
+(chunked, filtered, cached as the techniques say); the continuation is teacher-forced behind it, and its
+predictions are compared.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ PROMPT_SHARE = 0.75
 
 @dataclass(slots=True)
 class Window:
-    """One stretch of text: token ids, how many are prompt, and the unmodified model's log-probabilities [rest, vocab]."""
+    """One stretch of text: token ids, how many are prompt, and the unmodified model's log-probabilities
+    [rest, vocab]."""
 
     ids: list[int]
     num_prompt: int
@@ -50,7 +53,9 @@ class QualityBaseline:
     def of(cls, engine: Engine, plan: QualityPlan, progress: Progress | None = None) -> QualityBaseline:
         """Evaluate `engine`, which runs the unmodified model. ValueError where it has no tokenizer."""
         if engine.tokenizer is None:
-            raise ValueError("quality is measured on text, and this model has no tokenizer; switch quality off in the plan")
+            raise ValueError(
+                "quality is measured on text, and this model has no tokenizer; switch quality off in the plan"
+            )
         tokenizer = engine.tokenizer
         try:
             text = prose() if plan.text is None else plan.text.read_text(encoding="utf-8")
@@ -60,7 +65,9 @@ class QualityBaseline:
         count = max(1, round(plan.tokens / (plan.window - num_prompt)))
         ids = tokenizer.encode(text[: count * plan.window * 8], special=False)
         if len(ids) < count * plan.window:
-            raise ValueError(f"the quality text has {len(ids)} tokens; {count} windows of {plan.window} need more")
+            raise ValueError(
+                f"the quality text has {len(ids)} tokens; {count} windows of {plan.window} need more"
+            )
         windows, nll = [], 0.0
         for i in range(count):
             piece = ids[i * plan.window : (i + 1) * plan.window]
@@ -70,7 +77,9 @@ class QualityBaseline:
             windows.append(window)
             if progress is not None:
                 progress("quality of the unmodified model", i + 1, count)
-        keys = [key for length in plan.passkey for key in make_passkeys(tokenizer, length, plan.passkey_trials)]
+        keys = [
+            key for length in plan.passkey for key in make_passkeys(tokenizer, length, plan.passkey_trials)
+        ]
         source = "Python's language reference (pydoc_data.topics)" if plan.text is None else str(plan.text)
         return cls(windows, keys, math.exp(nll / sum(len(w.targets) for w in windows)), source)
 

@@ -125,9 +125,11 @@ class AttentionBlock:
 
 @dataclass(slots=True)
 class LatentAttentionBlock:
-    """Multi-head latent attention with the up-projections absorbed into queries and outputs, as decoding engines run it.
+    """Multi-head latent attention with the up-projections absorbed into queries and outputs, as decoding
+    engines run it.
 
-    Only its cost is modelled: there are no real kernels for it. Source of the mechanism: DeepSeek-V2 (arXiv:2405.04434).
+    Only its cost is modelled: there are no real kernels for it. Source of the mechanism: DeepSeek-V2
+    (arXiv:2405.04434).
     """
 
     spec: ModelSpec

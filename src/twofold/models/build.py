@@ -1,4 +1,5 @@
-"""Putting a model together: a spec, perhaps a checkpoint, and the techniques that change how it is stored or cut."""
+"""Putting a model together: a spec, perhaps a checkpoint, and the techniques that change how it is stored or
+cut."""
 
 from __future__ import annotations
 
@@ -71,7 +72,8 @@ def build_model(
     where: torch.device | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Transformer:
-    """A Transformer of `spec`. With `checkpoint` its weights are loaded to `where`; without, it holds shapes only.
+    """A Transformer of `spec`. With `checkpoint` its weights are loaded to `where`; without, it holds shapes
+    only.
 
     progress(done, total) is called per layer. ValueError where the spec cannot be cut or run as asked.
     """
@@ -93,7 +95,9 @@ class _Builder:
         self.act = ACT_BYTES[options.precision]
         dense = DENSE_FORMATS.get(options.precision)
         if dense is None:
-            raise ValueError(f"activations in {options.precision} are not supported; use {', '.join(DENSE_FORMATS)}")
+            raise ValueError(
+                f"activations in {options.precision} are not supported; use {', '.join(DENSE_FORMATS)}"
+            )
         self.dtype = TORCH_DTYPES[options.precision]
         self.dense = DenseScheme(dense, self.dtype)
         self.cache = options.cache or DenseCacheScheme()
@@ -102,9 +106,11 @@ class _Builder:
         if checkpoint is not None and spec.latent is not None:
             raise ValueError(f"{spec.name}: latent attention can be predicted but not run here")
         if checkpoint is not None and options.parallel.devices > 1:
-            raise ValueError("a model that is cut over several devices can be predicted; running it here takes one device")
+            raise ValueError(
+                "a model that is cut over several devices can be predicted; running it here takes one device"
+            )
 
-    # --- the whole ----------------------------------------------------------------------------------------------------
+    # --- the whole ---
 
     def build(self) -> Transformer:
         """All layers, embeddings and head."""
@@ -116,7 +122,11 @@ class _Builder:
                 self.progress(i + 1, spec.num_layers)
         embed = self.tensor("embed")
         tied = spec.tied_embeddings
-        head = self.matrix("lm_head", [("embed" if tied else "lm_head", spec.vocab_size // self.options.parallel.tp)], spec.hidden)
+        head = self.matrix(
+            "lm_head",
+            [("embed" if tied else "lm_head", spec.vocab_size // self.options.parallel.tp)],
+            spec.hidden,
+        )
         if tied and embed is not None and head.tensors.get("weight") is not None:
             embed = head.tensors["weight"]  # one tensor serves both
         positions = None
@@ -159,13 +169,15 @@ class _Builder:
             if spec.post_norms:
                 layer.post_mlp_norm = self.norm(at + "post_mlp_norm")
         layer.signature = (
-            None if attention is None else (spec.layer_window(i), type(attention.cache), attention.cache.block_bytes()),
+            None
+            if attention is None
+            else (spec.layer_window(i), type(attention.cache), attention.cache.block_bytes()),
             None if mlp is None else spec.has_experts(i),
             tuple((m.format.name, m.nbytes, m.space) for m in layer.matrices()),
         )
         return layer
 
-    # --- sublayers ----------------------------------------------------------------------------------------------------
+    # --- sublayers ---
 
     def attention(self, i: int) -> Attention:
         """The attention of layer `i`, one rank's share of the heads."""
@@ -192,7 +204,9 @@ class _Builder:
             self.options.parallel,
             self.options.precision,
             window is not None,
-            self.matrix(at + "qkv", [(at + "q", q_rows), (at + "k", kv_rows), (at + "v", kv_rows)], spec.hidden),
+            self.matrix(
+                at + "qkv", [(at + "q", q_rows), (at + "k", kv_rows), (at + "v", kv_rows)], spec.hidden
+            ),
             self.matrix(at + "o", [(at + "o", spec.hidden)], q_rows),
             self.cache.cache_layer(heads, self.options.block_size, i),
         )
@@ -211,7 +225,9 @@ class _Builder:
         assert m is not None
         count = spec.num_heads // self.options.parallel.tp
         width = m.kv_rank + m.rope_dim
-        heads = Heads(count, 1, width, m.kv_rank, spec.scale, None, None, self.options.precision, self.act, True)
+        heads = Heads(
+            count, 1, width, m.kv_rank, spec.scale, None, None, self.options.precision, self.act, True
+        )
         at = f"layers.{i}."
         query_width = count * (m.nope_dim + m.rope_dim)
         first = m.q_rank if m.q_rank else query_width
@@ -275,7 +291,7 @@ class _Builder:
                 block.shared_gate = self.matrix(at + "shared_gate", [(at + "shared_gate", 1)], spec.hidden)
         return block
 
-    # --- tensors ------------------------------------------------------------------------------------------------------
+    # --- tensors ---
 
     def stored(self, name: str) -> torch.Tensor:
         """The checkpoint's tensor in float32; `name#j` is entry j of a stack of experts."""
@@ -287,7 +303,8 @@ class _Builder:
         return found.float()[int(entry)] if entry else found.float()
 
     def matrix(self, name: str, parts: list[tuple[str, int]], in_features: int) -> Matrix:
-        """The matrix called `name`, made of the rows of `parts` (tensor name, rows), stored as the schemes say."""
+        """The matrix called `name`, made of the rows of `parts` (tensor name, rows), stored as the schemes
+        say."""
         rows = sum(n for _, n in parts)
         scheme: WeightScheme = self.dense
         if self.options.weights is not None and self.options.weights.applies(name, rows, in_features):

@@ -1,7 +1,8 @@
-"""The KV cache of one layer: an object that owns its storage, takes new entries, attends over them and reports its bytes.
+"""The KV cache of one layer: an object that owns its storage, takes new entries, attends over them and
+reports its bytes.
 
-The engine hands out *slots* (block · block_size + offset); a cache layer maps a slot to stored entries. Bytes per block
-and per sequence are declared once here, and both the allocator and the memory prediction read them.
+The engine hands out *slots* (block · block_size + offset); a cache layer maps a slot to stored entries. Bytes
+per block and per sequence are declared once here, and both the allocator and the memory prediction read them.
 Shape letters: T new tokens, N visible entries, K KV heads, H heads, D head dimension.
 """
 
@@ -21,7 +22,8 @@ from twofold.ops.base import Precision
 
 @dataclass(frozen=True, slots=True)
 class Heads:
-    """The attention of one layer: head counts and widths, factor on scores, optional softcap and sliding window.
+    """The attention of one layer: head counts and widths, factor on scores, optional softcap and sliding
+    window.
 
     shared_kv: values are the first `v_dim` elements of the keys (latent attention), so only keys are stored.
     """
@@ -45,7 +47,8 @@ class Heads:
 
 @dataclass(frozen=True, slots=True)
 class CacheSize:
-    """How much a cache layer can hold: `num_blocks` of `block_size` tokens, and `max_seqs` sequences at a time."""
+    """How much a cache layer can hold: `num_blocks` of `block_size` tokens, and `max_seqs` sequences at a
+    time."""
 
     num_blocks: int
     block_size: int
@@ -66,7 +69,7 @@ class CacheLayer:
         self.block_size = block_size
         self.tensors: dict[str, torch.Tensor] = {}
 
-    # --- bytes: counted, the same on real and modelled devices --------------------------------------------------------
+    # --- bytes: counted, the same on real and modelled devices ---
 
     def block_bytes(self) -> int:
         """Bytes of one block."""
@@ -99,7 +102,7 @@ class CacheLayer:
         """Bytes of the tensors that are really held."""
         return sum(t.numel() * t.element_size() for t in self.tensors.values())
 
-    # --- storage: real devices only -----------------------------------------------------------------------------------
+    # --- storage: real devices only ---
 
     def allocate(self, size: CacheSize, where: torch.device) -> None:
         """Allocate the storage."""
@@ -110,17 +113,22 @@ class CacheLayer:
         raise NotImplementedError
 
     def read(self, step: StepInput, seq: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values [N, K, D] visible to sequence `seq` of the step, in order, in the compute precision."""
+        """Keys and values [N, K, D] visible to sequence `seq` of the step, in order, in the compute
+        precision."""
         raise NotImplementedError
 
     def commit(self, row: int, kept: int, dropped: int) -> None:
-        """Sequence in `row` now ends at `kept` entries; the last `dropped` that were written are void (rejected drafts)."""
+        """Sequence in `row` now ends at `kept` entries; the last `dropped` that were written are void
+        (rejected drafts)."""
 
     def release(self, row: int) -> None:
         """The sequence in `row` is gone."""
 
-    def copy_blocks(self, pairs: list[tuple[int, int]], other: Mapping[str, torch.Tensor], *, out: bool) -> None:
-        """Copy blocks between this cache and `other` (same tensors, in a second memory): (device block, host block)."""
+    def copy_blocks(
+        self, pairs: list[tuple[int, int]], other: Mapping[str, torch.Tensor], *, out: bool
+    ) -> None:
+        """Copy blocks between this cache and `other` (same tensors, in a second memory): (device block, host
+        block)."""
         for name, tensor in self.tensors.items():
             for here, there in pairs:
                 if out:
@@ -128,7 +136,7 @@ class CacheLayer:
                 else:
                     tensor[here].copy_(other[name][there])
 
-    # --- the step ---------------------------------------------------------------------------------------------------
+    # --- the step ---
 
     def attend(
         self,

@@ -11,8 +11,8 @@ from twofold.models.spec import ModelSpec
 class Parallel:
     """Degrees of parallelism. The deployment takes tp · pp · dp devices.
 
-    ep spreads experts whole: 1 = every expert is cut `tp` ways; tp = whole experts within each tensor-parallel group; tp · dp =
-    whole experts over all replicas, which then exchange tokens.
+    ep spreads experts whole: 1 = every expert is cut `tp` ways; tp = whole experts within each
+    tensor-parallel group; tp · dp = whole experts over all replicas, which then exchange tokens.
     """
 
     tp: int = 1
@@ -42,7 +42,9 @@ class Parallel:
                 f"tp may be {divisors(spec.num_heads)}"
             )
         if spec.num_kv_heads % self.tp and self.tp % spec.num_kv_heads:
-            raise ValueError(f"{spec.name}: tp={self.tp} and {spec.num_kv_heads} KV heads do not divide each other")
+            raise ValueError(
+                f"{spec.name}: tp={self.tp} and {spec.num_kv_heads} KV heads do not divide each other"
+            )
         if spec.ffn_hidden % self.tp:
             raise ValueError(f"{spec.name}: MLP width {spec.ffn_hidden} is not a multiple of tp={self.tp}")
         if self.pp > spec.num_layers:
@@ -51,7 +53,9 @@ class Parallel:
             if spec.experts is None:
                 raise ValueError(f"{spec.name} has no experts to spread over ep={self.ep} devices")
             if spec.experts.num % self.ep:
-                raise ValueError(f"{spec.name}: {spec.experts.num} experts are not a multiple of ep={self.ep}")
+                raise ValueError(
+                    f"{spec.name}: {spec.experts.num} experts are not a multiple of ep={self.ep}"
+                )
 
 
 def divisors(n: int) -> list[int]:

@@ -9,7 +9,9 @@ import torch
 from twofold.models.spec import ModelSpec, RopeScaling
 
 
-def inverse_frequencies(rotated: int, theta: float, scaling: RopeScaling | None, max_context: int) -> torch.Tensor:
+def inverse_frequencies(
+    rotated: int, theta: float, scaling: RopeScaling | None, max_context: int
+) -> torch.Tensor:
     """Angular frequency per rotated pair: [rotated / 2], float32 (computed in float64)."""
     exponents = torch.arange(0, rotated, 2, dtype=torch.float64) / rotated
     freq = theta**-exponents

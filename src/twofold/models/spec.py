@@ -1,7 +1,8 @@
 """ModelSpec: the architecture of a decoder-only transformer, without its weights.
 
-Everything that shapes the forward pass is here, so that a spec alone is enough to predict a model and a checkpoint is
-only a spec with tensors beside it. Names follow Hugging Face's configs where those agree among themselves.
+Everything that shapes the forward pass is here, so that a spec alone is enough to predict a model and a
+checkpoint is only a spec with tensors beside it. Names follow Hugging Face's configs where those agree among
+themselves.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
 class RopeScaling:
     """How rotary frequencies are stretched beyond the trained context.
 
-    kind "linear" divides all frequencies by `factor`; "llama3" divides the low ones and blends in between; "longrope"
-    divides each by its own entry of `short` or `long` (chosen by the model's own context limit) and scales by
-    `attention_factor`.
+    kind "linear" divides all frequencies by `factor`; "llama3" divides the low ones and blends in between;
+    "longrope" divides each by its own entry of `short` or `long` (chosen by the model's own context limit)
+    and scales by `attention_factor`.
     """
 
     kind: Literal["linear", "llama3", "longrope", "yarn"]
@@ -36,8 +37,9 @@ class RopeScaling:
 class Experts:
     """A mixture-of-experts MLP.
 
-    num: routed experts; active: experts per token; hidden: width of one; shared_hidden: width of the always-active shared
-    expert (0 = none) and whether it has a sigmoid gate of its own; first_dense: leading layers with a dense MLP;
+    num: routed experts; active: experts per token; hidden: width of one; shared_hidden: width of the
+    always-active shared expert (0 = none) and whether it has a sigmoid gate of its own; first_dense: leading
+    layers with a dense MLP;
     normalize: the active experts' weights are made to sum to one; scoring: how router logits become weights;
     scale: factor on the routed output; groups/active_groups: group-limited routing (DeepSeek).
     """
@@ -57,10 +59,11 @@ class Experts:
 
 @dataclass(frozen=True, slots=True)
 class LatentAttention:
-    """Multi-head latent attention (DeepSeek-V2/V3): keys and values are cached as one low-rank latent per token.
+    """Multi-head latent attention (DeepSeek-V2/V3): keys and values are cached as one low-rank latent per
+    token.
 
-    Widths in elements: q_rank (0 = queries are not compressed), kv_rank (the cached latent), rope_dim (the shared rotary
-    key, cached beside it), nope_dim and v_dim per head.
+    Widths in elements: q_rank (0 = queries are not compressed), kv_rank (the cached latent), rope_dim (the
+    shared rotary key, cached beside it), nope_dim and v_dim per head.
     """
 
     q_rank: int
@@ -74,9 +77,10 @@ class LatentAttention:
 class ModelSpec:
     """An architecture. Widths are in elements, `max_context` in tokens.
 
-    window: attention span of sliding-window layers in tokens (None = all layers see everything); global_every: every
-    n-th layer is global (0 = all layers slide, where `window` is set). rope_local_theta: base of the sliding layers where
-    it differs. rope_fraction: share of head_dim that rotates. post_norms: Gemma's norms after attention and MLP.
+    window: attention span of sliding-window layers in tokens (None = all layers see everything);
+    global_every: every n-th layer is global (0 = all layers slide, where `window` is set). rope_local_theta:
+    base of the sliding layers where it differs. rope_fraction: share of head_dim that rotates. post_norms:
+    Gemma's norms after attention and MLP.
     query_scale: factor on query-key products (None = head_dim ** -0.5).
     """
 
@@ -117,18 +121,27 @@ class ModelSpec:
     source: str = ""
 
     def __post_init__(self) -> None:
-        for field in ("num_layers", "hidden", "num_heads", "num_kv_heads", "head_dim", "vocab_size", "max_context"):
+        for field in (
+            "num_layers",
+            "hidden",
+            "num_heads",
+            "num_kv_heads",
+            "head_dim",
+            "vocab_size",
+            "max_context",
+        ):
             value = getattr(self, field)
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{self.name}: {field} must be a positive integer, not {value!r}")
         if self.num_heads % self.num_kv_heads:
             raise ValueError(
-                f"{self.name}: num_heads ({self.num_heads}) must be a multiple of num_kv_heads ({self.num_kv_heads})"
+                f"{self.name}: num_heads ({self.num_heads}) must be a multiple of num_kv_heads "
+                f"({self.num_kv_heads})"
             )
         if self.latent is not None and self.num_heads != self.num_kv_heads:
             raise ValueError(f"{self.name}: latent attention has as many KV heads as heads")
 
-    # --- layers -----------------------------------------------------------------------------------------------------
+    # --- layers ---
 
     def is_global(self, layer: int) -> bool:
         """Whether `layer` attends to the whole context rather than to a sliding window."""
@@ -144,7 +157,7 @@ class ModelSpec:
         """Whether `layer`'s MLP is a mixture of experts."""
         return self.experts is not None and layer >= self.experts.first_dense
 
-    # --- widths -----------------------------------------------------------------------------------------------------
+    # --- widths ---
 
     @property
     def q_dim(self) -> int:
@@ -166,7 +179,7 @@ class ModelSpec:
         """Factor on query-key products."""
         return self.query_scale if self.query_scale is not None else 1.0 / math.sqrt(self.head_dim)
 
-    # --- sizes ------------------------------------------------------------------------------------------------------
+    # --- sizes ---
 
     @property
     def kv_elements_per_token(self) -> int:
@@ -208,7 +221,8 @@ class ModelSpec:
         return per_norm * (self.num_layers * (4 if self.post_norms else 2) + 1)
 
     def num_parameters(self, *, active_only: bool = False) -> int:
-        """All weights of the model; with `active_only` those that take part in one token (embedding rows included)."""
+        """All weights of the model; with `active_only` those that take part in one token (embedding rows
+        included)."""
         n = self.vocab_size * self.hidden * (1 if self.tied_embeddings else 2) + self._norm_parameters()
         if self.positions == "learned":
             n += (self.max_context + self.position_offset) * self.hidden

@@ -14,11 +14,12 @@ from twofold.ops.attention import Span, SpanTotals, total_spans
 class StepInput:
     """One batch, flattened: sequence after sequence, T tokens in all.
 
-    spans: per sequence, its new tokens and the cache entries visible to the last of them. num_logits: rows of logits wanted.
-    The rest is None on modelled devices: token_ids [T], positions [T] (int64), slots [T] (flat cache slot of each new
-    token), tables: per sequence, the flat slots of its visible entries in order [keys], rows: per sequence, its row in
-    per-sequence stores, logit_rows [num_logits] (indices into T), drafts: per sequence, how many of its last new tokens
-    are guesses that may be voided when the step is committed (empty: none).
+    spans: per sequence, its new tokens and the cache entries visible to the last of them. num_logits: rows of
+    logits wanted. The rest is None on modelled devices: token_ids [T], positions [T] (int64), slots [T] (flat
+    cache slot of each new token), tables: per sequence, the flat slots of its visible entries in order
+    [keys], rows: per sequence, its row in per-sequence stores, logit_rows [num_logits] (indices into T),
+    drafts: per sequence, how many of its last new tokens are guesses that may be voided when the step is
+    committed (empty: none).
     """
 
     spans: Sequence[Span]

@@ -4,7 +4,8 @@ Canonical weight names, the same for every family and file format ([out, in] for
   embed, positions, norm, norm_bias, lm_head
   layers.{i}.attn_norm[_bias]  layers.{i}.{q,k,v,o}[_bias]  layers.{i}.{q,k}_norm  layers.{i}.post_attn_norm
   layers.{i}.mlp_norm[_bias]   layers.{i}.{gate,up,down}[_bias]  layers.{i}.post_mlp_norm
-  layers.{i}.router  layers.{i}.experts.{gate,up,down} ([experts, out, in])  layers.{i}.shared.{gate,up,down}  layers.{i}.shared_gate
+  layers.{i}.router  layers.{i}.experts.{gate,up,down} ([experts, out, in])  layers.{i}.shared.{gate,up,down}
+  layers.{i}.shared_gate
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from twofold.models.spec import ModelSpec
 class StoredTensor:
     """One tensor of a checkpoint.
 
-    format: name in `ops.formats`; shape: logical shape, last dimension contiguous; data: the stored bytes as a flat uint8
-    tensor (a view of the mapped file where possible); widen: packed bytes and shape to float32.
+    format: name in `ops.formats`; shape: logical shape, last dimension contiguous; data: the stored bytes as
+    a flat uint8 tensor (a view of the mapped file where possible); widen: packed bytes and shape to float32.
     """
 
     name: str
@@ -49,13 +50,15 @@ class Tokenizer(Protocol):
     bos_id: int | None
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
-        """Token ids of `text`; with `special`, the model's own leading tokens are added and control tokens are parsed."""
+        """Token ids of `text`; with `special`, the model's own leading tokens are added and control tokens
+        are parsed."""
 
     def decode(self, ids: list[int], *, skip_special: bool = True) -> str:
         """Text of `ids`."""
 
     def chat(self, messages: list[dict[str, str]], *, generate: bool = True) -> str:
-        """The chat template applied to `messages` ({"role", "content"}); ValueError where the model has none."""
+        """The chat template applied to `messages` ({"role", "content"}); ValueError where the model has
+        none."""
 
 
 @dataclass(frozen=True, slots=True)

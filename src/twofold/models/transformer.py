@@ -44,7 +44,9 @@ class Residual:
         spec, act = self.model.spec, ACT_BYTES[self.model.precision]
         run = self.ctx.device.execute
         if not self.pending:
-            out: Maybe = run(Norm(tokens, spec.hidden, spec.norm, act), self.x, norm.weight, norm.bias, spec.norm_eps)
+            out: Maybe = run(
+                Norm(tokens, spec.hidden, spec.norm, act), self.x, norm.weight, norm.bias, spec.norm_eps
+            )
             return out
         op = AddNorm(tokens, spec.hidden, spec.norm, act)
         out, self.x = run(op, self.x, self.delta, norm.weight, norm.bias, spec.norm_eps)
@@ -114,9 +116,10 @@ class TransformerLayer:
 class Transformer:
     """A model ready to run or to be costed: what one rank of the deployment holds.
 
-    stages: the layers of each pipeline stage; rotary: position tables (None without rotary positions or on modelled devices);
-    embed: [vocab, hidden]; head: the matrix of the logits; small_bytes: counted bytes of everything else (norms, biases,
-    position tables).
+    stages: the layers of each pipeline stage; rotary: position tables (None without rotary positions or on
+    modelled devices);
+    embed: [vocab, hidden]; head: the matrix of the logits; small_bytes: counted bytes of everything else
+    (norms, biases, position tables).
     """
 
     spec: ModelSpec
@@ -163,7 +166,9 @@ class Transformer:
         positions = step.positions
         if positions is not None and spec.position_offset:
             positions = positions + spec.position_offset
-        x: Maybe = device.execute(op, step.token_ids, self.embed, spec.embedding_scale, positions, self.positions)
+        x: Maybe = device.execute(
+            op, step.token_ids, self.embed, spec.embedding_scale, positions, self.positions
+        )
         return Residual(self, ctx, x), ctx
 
     def logits(self, stream: Residual, ctx: Context) -> Maybe:
@@ -199,7 +204,9 @@ class Transformer:
         matrices = [*(m for layer in self.layers for m in layer.matrices()), self.head]
         tensors = [t for m in matrices for t in m.tensors.values()]
         tensors += [t for layer in self.layers for t in layer.vectors()]
-        tensors += [t for t in (self.embed, self.positions, self.norm.weight, self.norm.bias) if t is not None]
+        tensors += [
+            t for t in (self.embed, self.positions, self.norm.weight, self.norm.bias) if t is not None
+        ]
         if self.rotary is not None:
             tensors += self.rotary.tensors()
         held = {t.data_ptr(): t.numel() * t.element_size() for t in tensors}

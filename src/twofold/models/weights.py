@@ -1,7 +1,8 @@
 """Weight matrices as they lie in memory, and the seam through which a technique changes how they are stored.
 
-A `Matrix` is what a `Linear` op multiplies by: its stored tensors (none on a modelled device), the bytes they take, and
-how to widen them. A `WeightScheme` turns a float matrix into a `Matrix`; techniques with the weights seam provide one.
+A `Matrix` is what a `Linear` op multiplies by: its stored tensors (none on a modelled device), the bytes they
+take, and how to widen them. A `WeightScheme` turns a float matrix into a `Matrix`; techniques with the
+weights seam provide one.
 """
 
 from __future__ import annotations
@@ -16,7 +17,11 @@ from twofold.ops.formats import Format
 from twofold.ops.linear import Linear
 
 ACT_BYTES: dict[Precision, int] = {"fp64": 8, "fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2, "fp8": 1, "int8": 1}
-TORCH_DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+TORCH_DTYPES: dict[Precision, torch.dtype] = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
 
 
 class Matrix:
@@ -26,7 +31,12 @@ class Matrix:
     """
 
     def __init__(
-        self, fmt: Format, out_features: int, in_features: int, tensors: Mapping[str, torch.Tensor], space: str = DEVICE
+        self,
+        fmt: Format,
+        out_features: int,
+        in_features: int,
+        tensors: Mapping[str, torch.Tensor],
+        space: str = DEVICE,
     ) -> None:
         self.format = fmt
         self.out_features = out_features
@@ -49,7 +59,8 @@ class Matrix:
         raise NotImplementedError(f"{type(self).__name__} cannot be widened")
 
     def prepare(self, x: torch.Tensor) -> torch.Tensor:
-        """Activations [tokens, in_features] as the product wants them (rotated, quantised …); here unchanged."""
+        """Activations [tokens, in_features] as the product wants them (rotated, quantised …); here
+        unchanged."""
         return x
 
     def compute(self, activations: Precision) -> Precision:
@@ -89,10 +100,12 @@ class WeightScheme(Protocol):
     """How weight matrices are stored. Technique seam."""
 
     def applies(self, name: str, out_features: int, in_features: int) -> bool:
-        """Whether the matrix of that canonical name (models.tensors) is stored by this scheme; others stay dense."""
+        """Whether the matrix of that canonical name (models.tensors) is stored by this scheme; others stay
+        dense."""
 
     def pack(self, weight: torch.Tensor | None, out_features: int, in_features: int) -> Matrix:
-        """The packed matrix of `weight` (float32 [out, in]); None makes one without tensors, for modelled devices."""
+        """The packed matrix of `weight` (float32 [out, in]); None makes one without tensors, for modelled
+        devices."""
 
 
 class DenseScheme:

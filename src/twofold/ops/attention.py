@@ -1,7 +1,8 @@
 """Attention over a cache, and writing to that cache.
 
-An attention op describes a whole batch by sums over its sequences, so that it is small, exact and cheap to make: what a
-step costs depends on how many query-key pairs are computed and how many cached bytes are read, not on which.
+An attention op describes a whole batch by sums over its sequences, so that it is small, exact and cheap to
+make: what a step costs depends on how many query-key pairs are computed and how many cached bytes are read,
+not on which.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ class Span(NamedTuple):
 
 
 class SpanTotals(NamedTuple):
-    """Sums over the spans of a batch: sequences, query tokens, keys read, (query, key) pairs computed, longest context."""
+    """Sums over the spans of a batch: sequences, query tokens, keys read, (query, key) pairs computed,
+    longest context."""
 
     num_seqs: int
     queries: int
@@ -36,7 +38,8 @@ class SpanTotals(NamedTuple):
 def span_pairs(queries: int, keys: int, window: int | None = None) -> tuple[int, int]:
     """(keys read, query-key pairs computed) of one span when queries are handled in tiles of QUERY_TILE rows.
 
-    A tile computes the rectangle of its rows and the keys that any of them sees; rectangles are what kernels multiply.
+    A tile computes the rectangle of its rows and the keys that any of them sees; rectangles are what kernels
+    multiply.
     """
     if queries == 1:
         seen = keys if window is None else min(keys, window)
@@ -69,7 +72,8 @@ def total_spans(spans: Iterable[Span], window: int | None = None) -> SpanTotals:
 class Attention(Op):
     """softmax(q k^T · scale) v of every query over its sequence's cache: [queries, heads, v_dim].
 
-    cache_bytes: bytes read from the cache, counted by the cache layer that stores them (a quantised cache reads fewer);
+    cache_bytes: bytes read from the cache, counted by the cache layer that stores them (a quantised cache
+    reads fewer);
     widen_flop: elementwise operations to bring stored entries to the compute precision.
     """
 
@@ -86,7 +90,8 @@ class Attention(Op):
     space: str = DEVICE
 
     def cost(self) -> Cost:
-        """2 FLOP per pair, head and dimension for the scores, as many for the values; about 5 per score for the softmax."""
+        """2 FLOP per pair, head and dimension for the scores, as many for the values; about 5 per score for
+        the softmax."""
         t = self.totals
         return Cost(
             flop=2.0 * t.pairs * self.heads * (self.head_dim + self.v_dim),
@@ -116,7 +121,8 @@ class CacheWrite(Op):
     space: str = DEVICE
 
     def cost(self) -> Cost:
-        """Reads the new entries, writes them in the cache's format; packing costs `pack_flop` elementwise operations."""
+        """Reads the new entries, writes them in the cache's format; packing costs `pack_flop` elementwise
+        operations."""
         return Cost(
             vector_flop=float(self.pack_flop),
             traffic=(

@@ -1,7 +1,8 @@
 """What every op is: a frozen dataclass of shapes and formats that counts its own cost.
 
-An op never holds tensors. A real device looks up a kernel for the op's type and runs it on the tensors that are
-passed beside the op; a modelled device charges `cost()` and lets a virtual clock advance. Counting is exact
+An op never holds tensors. A real device looks up a kernel for the op's type and runs it on the tensors that
+are passed beside the op; a modelled device charges `cost()` and lets a virtual clock advance. Counting is
+exact
 arithmetic on shapes: nothing in an op is fitted, and no op knows a device.
 """
 
@@ -13,7 +14,8 @@ from typing import ClassVar, Literal, NamedTuple
 Role = Literal["weights", "cache", "activations"]
 Precision = Literal["fp64", "fp32", "tf32", "bf16", "fp16", "fp8", "fp6", "fp4", "int8", "int4", "int1"]
 
-# Memory spaces an op can touch. "device" is the memory beside the compute units (HBM, DRAM of a CPU, PIM banks).
+# Memory spaces an op can touch. "device" is the memory beside the compute units (HBM, DRAM of a CPU, PIM
+# banks).
 DEVICE = "device"
 HOST = "host"
 DISK = "disk"
@@ -32,8 +34,10 @@ class Traffic(NamedTuple):
 class Cost:
     """What one execution of an op takes, counted.
 
-    flop: matrix FLOP (a multiply-accumulate is two), as `torch.utils.flop_counter.FlopCounterMode` counts them.
-    vector_flop: elementwise arithmetic, which runs outside the matrix units and which that counter does not count.
+    flop: matrix FLOP (a multiply-accumulate is two), as `torch.utils.flop_counter.FlopCounterMode` counts
+    them.
+    vector_flop: elementwise arithmetic, which runs outside the matrix units and which that counter does not
+    count.
     precision: the precision in which the matrix FLOP are done.
     traffic: bytes read and written by role and memory space.
     sent: bytes that each participant sends over the link between devices.
@@ -63,7 +67,8 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Op:
-    """Base of all ops. `kind` groups ops in breakdowns; `outputs` is the number of tensors a kernel returns."""
+    """Base of all ops. `kind` groups ops in breakdowns; `outputs` is the number of tensors a kernel
+    returns."""
 
     kind: ClassVar[str] = "op"
     outputs: ClassVar[int] = 1

@@ -1,4 +1,5 @@
-"""Ops that touch each activation a few times: embedding, norms, rotation, activation functions, residual sums."""
+"""Ops that touch each activation a few times: embedding, norms, rotation, activation functions, residual
+sums."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ def _elementwise(read: float, written: float, flop: float) -> Cost:
 
 @dataclass(frozen=True, slots=True)
 class Embedding(Op):
-    """Rows of the embedding table (and of the position table, where there is one) by token id: [tokens, width]."""
+    """Rows of the embedding table (and of the position table, where there is one) by token id: [tokens,
+    width]."""
 
     kind: ClassVar[str] = "embedding"
     tokens: int
@@ -70,8 +72,9 @@ class AddNorm(Op):
 
 @dataclass(frozen=True, slots=True)
 class RotaryQKV(Op):
-    """Split fused projections [tokens, (heads + 2·kv_heads)·dim] into q, k, v, norm q and k where the model does, and
-    rotate the first `rotated` elements of each q and k head by position (0 = learned positions: split only)."""
+    """Split fused projections [tokens, (heads + 2·kv_heads)·dim] into q, k, v, norm q and k where the model
+    does, and rotate the first `rotated` elements of each q and k head by position (0 = learned positions:
+    split only)."""
 
     kind: ClassVar[str] = "rotary"
     outputs: ClassVar[int] = 3
@@ -93,7 +96,8 @@ class RotaryQKV(Op):
 
 @dataclass(frozen=True, slots=True)
 class Activate(Op):
-    """The MLP's activation on [tokens, width]: act(gate) · up on a fused [tokens, 2·width], or act(up) alone."""
+    """The MLP's activation on [tokens, width]: act(gate) · up on a fused [tokens, 2·width], or act(up)
+    alone."""
 
     kind: ClassVar[str] = "activation"
     tokens: int

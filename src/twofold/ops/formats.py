@@ -1,8 +1,9 @@
 """Number formats of stored tensors: how many bytes a matrix takes, by counting.
 
-A format stores rows of `block`-sized groups; a row is padded to whole blocks. `bits` is the width of one element,
-`block_overhead` the bits of scale, offset and the like that each block carries. Sources: the GGUF layouts are those of
-ggml's block structs; the MX formats are OCP Microscaling v1.0; NVFP4 is NVIDIA's 16-element FP4 with an E4M3 scale.
+A format stores rows of `block`-sized groups; a row is padded to whole blocks. `bits` is the width of one
+element, `block_overhead` the bits of scale, offset and the like that each block carries. Sources: the GGUF
+layouts are those of ggml's block structs; the MX formats are OCP Microscaling v1.0; NVFP4 is NVIDIA's
+16-element FP4 with an E4M3 scale.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from twofold.ops.base import Precision
 class Format:
     """A stored number format.
 
-    bits: bits of one element; block: elements that share scales (1 = none); block_overhead: bits per block beside the
-    elements; tensor_overhead: bits per tensor; matmul: the precision at which a matrix unit multiplies such operands
-    natively, or None where they are widened to the activations' precision first (weight-only formats).
+    bits: bits of one element; block: elements that share scales (1 = none); block_overhead: bits per block
+    beside the elements; tensor_overhead: bits per tensor; matmul: the precision at which a matrix unit
+    multiplies such operands natively, or None where they are widened to the activations' precision first
+    (weight-only formats).
     """
 
     name: str

@@ -12,10 +12,10 @@ from twofold.ops.base import DEVICE, Cost, Op, Precision, Traffic
 class Linear(Op):
     """y[tokens, out] = x[tokens, in] @ W[out, in]^T (+ bias).
 
-    format: how W is stored; weight_bytes: its stored bytes, counted by whoever packed it; compute: precision of the
-    products; act_bytes: bytes of one activation element; space: memory that holds W; groups: heads that each have a
-    [out/groups, in/groups] block of their own (block-diagonal W); vector_flop: elementwise work beside the product
-    (widening packed weights, transforming the activations).
+    format: how W is stored; weight_bytes: its stored bytes, counted by whoever packed it; compute: precision
+    of the products; act_bytes: bytes of one activation element; space: memory that holds W; groups: heads
+    that each have a [out/groups, in/groups] block of their own (block-diagonal W); vector_flop: elementwise
+    work beside the product (widening packed weights, transforming the activations).
     """
 
     kind: ClassVar[str] = "linear"
@@ -49,7 +49,8 @@ class Linear(Op):
 
 @dataclass(frozen=True, slots=True)
 class Route(Op):
-    """Choice of `active` of `experts` per token from router logits. Returns weights [tokens, active] and ids."""
+    """Choice of `active` of `experts` per token from router logits. Returns weights [tokens, active] and
+    ids."""
 
     kind: ClassVar[str] = "experts"
     outputs: ClassVar[int] = 2
@@ -69,8 +70,9 @@ class Route(Op):
 class ExpertMLP(Op):
     """The MLPs of the routed experts, each on its own tokens.
 
-    pairs: (token, expert) products computed; touched: distinct experts whose weights are read (data-dependent: a
-    prediction uses the expected number under uniform routing, see `expected_touched`); expert_bytes: stored bytes of one.
+    pairs: (token, expert) products computed; touched: distinct experts whose weights are read
+    (data-dependent: a prediction uses the expected number under uniform routing, see `expected_touched`);
+    expert_bytes: stored bytes of one.
     """
 
     kind: ClassVar[str] = "experts"
@@ -86,7 +88,8 @@ class ExpertMLP(Op):
     space: str = DEVICE
 
     def cost(self) -> Cost:
-        """2 · hidden · ffn FLOP per matrix and (token, expert) pair; the touched experts' weights are read once."""
+        """2 · hidden · ffn FLOP per matrix and (token, expert) pair; the touched experts' weights are read
+        once."""
         acts = self.pairs * self.act_bytes
         return Cost(
             flop=2.0 * self.pairs * self.hidden * self.ffn * self.matrices,
@@ -94,13 +97,18 @@ class ExpertMLP(Op):
             precision=self.compute,
             traffic=(
                 Traffic("weights", self.touched * self.expert_bytes, 0, self.space),
-                Traffic("activations", acts * (self.hidden + self.ffn), acts * (self.matrices * self.ffn + self.hidden)),
+                Traffic(
+                    "activations",
+                    acts * (self.hidden + self.ffn),
+                    acts * (self.matrices * self.ffn + self.hidden),
+                ),
             ),
         )
 
 
 def expected_touched(experts: int, active: int, tokens: int) -> float:
-    """Expected number of distinct experts that `tokens` tokens touch when each picks `active` of `experts` uniformly."""
+    """Expected number of distinct experts that `tokens` tokens touch when each picks `active` of `experts`
+    uniformly."""
     if tokens <= 0:
         return 0.0
     return experts * (1.0 - (1.0 - active / experts) ** tokens)

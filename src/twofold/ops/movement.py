@@ -23,7 +23,10 @@ class Copy(Op):
     def cost(self) -> Cost:
         """Read there, written here."""
         return Cost(
-            traffic=(Traffic(self.role, self.nbytes, 0, self.source), Traffic(self.role, 0, self.nbytes, self.target))
+            traffic=(
+                Traffic(self.role, self.nbytes, 0, self.source),
+                Traffic(self.role, 0, self.nbytes, self.target),
+            )
         )
 
 
@@ -39,7 +42,8 @@ class Collective(Op):
 
 @dataclass(frozen=True, slots=True)
 class AllReduce(Collective):
-    """Every device ends with the sum of all messages. A bandwidth-optimal algorithm sends 2·(n-1)/n of the message."""
+    """Every device ends with the sum of all messages. A bandwidth-optimal algorithm sends 2·(n-1)/n of the
+    message."""
 
     def cost(self) -> Cost:
         """Bytes sent per device."""
@@ -57,7 +61,8 @@ class AllGather(Collective):
 
 @dataclass(frozen=True, slots=True)
 class AllToAll(Collective):
-    """Every device holds `nbytes`, of which it keeps 1/n and sends the rest, each part to its own receiver."""
+    """Every device holds `nbytes`, of which it keeps 1/n and sends the rest, each part to its own
+    receiver."""
 
     def cost(self) -> Cost:
         """Bytes sent per device."""

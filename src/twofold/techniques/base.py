@@ -1,8 +1,10 @@
-"""What a technique is: one published method, one file, one frozen dataclass of parameters, the seams it plugs into, claims.
+"""What a technique is: one published method, one file, one frozen dataclass of parameters, the seams it plugs
+into, claims.
 
-Seams are small protocols kept beside the code that calls them: `models.weights.WeightScheme`, `models.cache.CacheScheme`,
-`models.build.LayerSelection`, `engine.filter.PromptFilter`, `engine.draft.Drafter`, `engine.policy.SchedulingPolicy`.
-A technique overrides the methods of the seams that it uses; the engine asks each technique for each seam.
+Seams are small protocols kept beside the code that calls them: `models.weights.WeightScheme`,
+`models.cache.CacheScheme`, `models.build.LayerSelection`, `engine.filter.PromptFilter`,
+`engine.draft.Drafter`, `engine.policy.SchedulingPolicy`. A technique overrides the methods of the seams that
+it uses; the engine asks each technique for each seam.
 """
 
 from __future__ import annotations
@@ -33,9 +35,10 @@ Relation = Literal[">=", "<=", "=="]
 class Claim:
     """A headline result of a source, as data.
 
-    figure: what was measured ("decode throughput ratio"); claimed: (low, high) of the published figure; baseline, model,
-    hardware: what it was measured with; setup: the name of the function in `claims.setups` that reproduces it (None where the
-    comparison cannot be set up, with the reason in `why_not`).
+    figure: what was measured ("decode throughput ratio"); claimed: (low, high) of the published figure;
+    baseline, model,
+    hardware: what it was measured with; setup: the name of the function in `claims.setups` that reproduces it
+    (None where the comparison cannot be set up, with the reason in `why_not`).
     """
 
     key: str
@@ -54,10 +57,11 @@ class Claim:
 class Info:
     """What a technique says of itself, as data: read by the planner, `--help`, the docs and the tests alike.
 
-    lossless: greedy output equals the baseline's. behaviour: data-dependent quantities by name with the value that a prediction
-    uses where none was recorded, and where that value comes from. needs: properties that the rest of the plan must have ("experts",
-    "draft-model", "attention-scores" …). provides / excludes: which pairs work is derived from these: a technique that
-    excludes a tag is refused beside one that provides it; `reasons` says why and what to do instead, by tag.
+    lossless: greedy output equals the baseline's. behaviour: data-dependent quantities by name with the value
+    that a prediction uses where none was recorded, and where that value comes from. needs: properties that
+    the rest of the plan must have ("experts", "draft-model", "attention-scores" …). provides / excludes:
+    which pairs work is derived from these: a technique that excludes a tag is refused beside one that
+    provides it; `reasons` says why and what to do instead, by tag.
     """
 
     name: str
@@ -75,14 +79,16 @@ class Info:
 
 @dataclass(frozen=True)
 class Technique:
-    """Base of all techniques. Subclasses are frozen dataclasses of the paper's parameters and set `info` and `claims`."""
+    """Base of all techniques. Subclasses are frozen dataclasses of the paper's parameters and set `info` and
+    `claims`."""
 
     info: ClassVar[Info]
     claims: ClassVar[tuple[Claim, ...]] = ()
 
     @classmethod
     def from_params(cls, params: dict[str, Any]) -> Technique:
-        """The technique with `params` (parsed YAML or command-line values), each checked against the declared type."""
+        """The technique with `params` (parsed YAML or command-line values), each checked against the declared
+        type."""
         fields = {f.name: f for f in dataclasses.fields(cls)}
         for key in params:
             if key not in fields:
@@ -96,7 +102,7 @@ class Technique:
         """All parameters with their values."""
         return dataclasses.asdict(self)
 
-    # --- seams: a technique overrides those that it uses --------------------------------------------------------------
+    # --- seams: a technique overrides those that it uses ---
 
     def check(self, spec: ModelSpec) -> None:
         """ValueError where this technique cannot work on `spec`, with the reason and the alternative."""
@@ -107,7 +113,8 @@ class Technique:
         return False
 
     def calibrate(self, model: Transformer, device: Device, token_ids: Sequence[int]) -> Self:
-        """This technique with what it learned from running `model` over `token_ids` (a few hundred tokens of prose)."""
+        """This technique with what it learned from running `model` over `token_ids` (a few hundred tokens of
+        prose)."""
         del model, device, token_ids
         return self
 
@@ -147,7 +154,8 @@ class Technique:
 
 
 def _coerce(technique: str, field: dataclasses.Field[Any], value: Any) -> Any:
-    """`value` as the field's annotated type; text from a command line is converted, anything else must fit."""
+    """`value` as the field's annotated type; text from a command line is converted, anything else must
+    fit."""
     wanted = str(field.type)
     where = f"technique {technique}: {field.name}"
     if value is None and "None" in wanted:

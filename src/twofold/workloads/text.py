@@ -1,4 +1,5 @@
-"""Real English prose that every Python carries: the standard library's own documentation (`pydoc_data.topics`)."""
+"""Real English prose that every Python carries: the standard library's own documentation
+(`pydoc_data.topics`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""From a workload plan to requests: prompts, lengths and arrival times. Everything random comes from the plan's seed."""
+"""From a workload plan to requests: prompts, lengths and arrival times. Everything random comes from the
+plan's seed."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ class Item(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """Requests in order of arrival; concurrency: how many are kept going (None: they arrive by their times)."""
+    """Requests in order of arrival; concurrency: how many are kept going (None: they arrive by their
+    times)."""
 
     items: list[Item]
     concurrency: int | None
@@ -41,7 +43,9 @@ class Workload:
     @property
     def prompt_tokens(self) -> float:
         """Mean prompt length."""
-        return sum(i.prompt if isinstance(i.prompt, int) else len(i.prompt) for i in self.items) / len(self.items)
+        return sum(i.prompt if isinstance(i.prompt, int) else len(i.prompt) for i in self.items) / len(
+            self.items
+        )
 
     @property
     def output_tokens(self) -> float:
@@ -79,10 +83,11 @@ def make_workload(plan: WorkloadPlan, tokenizer: Tokenizer | None, *, real: bool
 
 
 def read_trace(path: Path, limit: int | None = None) -> list[tuple[float, int, int]]:
-    """(arrival in seconds after the first, prompt tokens, output tokens) of a CSV file with a header, sorted by arrival.
+    """(arrival in seconds after the first, prompt tokens, output tokens) of a CSV file with a header, sorted
+    by arrival.
 
-    Column names as in the Azure traces (TIMESTAMP, ContextTokens, GeneratedTokens) or arrival_time, prompt_tokens,
-    output_tokens; times as ISO dates or seconds. ValueError names the line that does not fit.
+    Column names as in the Azure traces (TIMESTAMP, ContextTokens, GeneratedTokens) or arrival_time,
+    prompt_tokens, output_tokens; times as ISO dates or seconds. ValueError names the line that does not fit.
     """
     try:
         with path.open(newline="", encoding="utf-8") as file:
@@ -94,9 +99,13 @@ def read_trace(path: Path, limit: int | None = None) -> list[tuple[float, int, i
                 try:
                     entry = (_moment(row[time]), int(row[prompt]), int(row[output]))
                 except (TypeError, ValueError):
-                    raise ValueError(f"{path}, line {number}: {row!r} is not time, prompt tokens, output tokens") from None
+                    raise ValueError(
+                        f"{path}, line {number}: {row!r} is not time, prompt tokens, output tokens"
+                    ) from None
                 if entry[1] < 1 or entry[2] < 1:
-                    raise ValueError(f"{path}, line {number}: lengths must be positive, not {entry[1]} and {entry[2]}")
+                    raise ValueError(
+                        f"{path}, line {number}: lengths must be positive, not {entry[1]} and {entry[2]}"
+                    )
                 rows.append(entry)
     except OSError as error:
         raise ValueError(f"trace {str(path)!r} cannot be read: {error}") from None
@@ -111,7 +120,9 @@ def _column(path: Path, columns: dict[str, str], names: tuple[str, ...]) -> str:
     for name in names:
         if name in columns:
             return columns[name]
-    raise ValueError(f"trace {str(path)!r} has no column {' or '.join(names)}; it has {', '.join(columns.values())}")
+    raise ValueError(
+        f"trace {str(path)!r} has no column {' or '.join(names)}; it has {', '.join(columns.values())}"
+    )
 
 
 def _moment(text: str) -> float:
@@ -184,11 +195,16 @@ class _Text:
         """A chat turn that asks for a passage again, so that the answer repeats the prompt."""
         assert self.tokenizer is not None
         mark = "\x1e"
-        before, _, after = self.tokenizer.chat([{"role": "user", "content": REWRITE.format(text=mark)}]).partition(mark)
+        before, _, after = self.tokenizer.chat(
+            [{"role": "user", "content": REWRITE.format(text=mark)}]
+        ).partition(mark)
         head, tail = self.tokenizer.encode(before), self.tokenizer.encode(after)
         if tail and tail[0] == self.tokenizer.bos_id:
             tail = tail[1:]
         room = length - len(head) - len(tail)
         if room < 1:
-            raise ValueError(f"a rewriting prompt needs more than {length - room} tokens, not {length}; raise workload.prompt")
+            raise ValueError(
+                f"a rewriting prompt needs more than {length - room} tokens, not {length}; raise "
+                "workload.prompt"
+            )
         return head + self._slice(rng, room) + tail

@@ -199,7 +199,7 @@ def test_sliding_windows(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"layer 9 of .* does not exist; the nearest that has is 3"):
         GemFilter(layer=9).check(model.spec)
     sliding = load_checkpoint(str(tiny_hf_dir("mistral", tmp_path))).spec
-    with pytest.raises(ValueError, match="no layer of .* attends to the whole prompt"):
+    with pytest.raises(ValueError, match=r"no layer of .* attends to the whole prompt"):
         GemFilter().check(sliding)
 
 

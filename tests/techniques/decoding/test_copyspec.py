@@ -94,7 +94,7 @@ def test_acceptance_is_counted_by_position() -> None:
     assert drafter.right == [1, 1, 0, 0]
 
 
-# --- in the engine --------------------------------------------------------------------------------
+# --- in the engine ---
 
 REPETITIVE = [
     [5, 6, 7, 8, 9, 10] * 6,

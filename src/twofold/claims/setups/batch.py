@@ -23,7 +23,8 @@ class BatchLoad(NamedTuple):
 def predicted_engine(
     model: str, device: str, techniques: list[str], load: BatchLoad, **limits: Any
 ) -> Engine:
-    """An engine for `load` in fp16 on the modelled `device`; `limits` are keys of the plan's engine section."""
+    """An engine for `load` in fp16 on the modelled `device`; `limits` are keys of the plan's engine
+    section."""
     plan = Plan.from_dict(
         {
             "model": model,
@@ -37,8 +38,8 @@ def predicted_engine(
 
 
 def predicted_seconds(engine: Engine, load: BatchLoad) -> float:
-    """Virtual seconds from the arrival of all prompts to the last token of all. NotReachedError where a technique
-    was not used."""
+    """Virtual seconds from the arrival of all prompts to the last token of all. NotReachedError where a
+    technique was not used."""
     start = engine.clock.now()
     params = SamplingParams(max_tokens=load.output, ignore_eos=True)
     engine.play((0.0, load.prompt, params) for _ in range(load.requests))

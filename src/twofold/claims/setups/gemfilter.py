@@ -1,9 +1,9 @@
-"""Claims of arXiv:2409.17422 on speed and memory: Llama-3.1-8B, a context of 131072 tokens, 1024 of them kept,
-on an H100 with 80 GB (appendix C.2), one request.
+"""Claims of arXiv:2409.17422 on speed and memory: Llama-3.1-8B, a context of 131072 tokens, 1024 of them
+kept, on an H100 with 80 GB (appendix C.2), one request.
 
 The source does not say how many tokens it generates there; its code's default is 50. Its baseline sends the
-whole prompt through the model in one step; engines of today send it in chunks. Both are set up, and the outcome
-is the interval.
+whole prompt through the model in one step; engines of today send it in chunks. Both are set up, and the
+outcome is the interval.
 """
 
 from __future__ import annotations
@@ -38,13 +38,15 @@ def speedup_over_full_attention() -> Outcome:
         (min(ratios), max(ratios)),
         f"13 of 32 layers read the whole prompt; full attention takes {min(full):.1f} to {max(full):.1f} s, "
         f"GemFilter {filtered:.1f} s; the source's bars (figure 3) show about 19.4 s and 8.1 s",
-        f"predicted: {_SETTING}, {_LOAD.prompt} tokens in, {_OUTPUT} out; full attention reads the prompt in one "
+        f"predicted: {_SETTING}, {_LOAD.prompt} tokens in, {_OUTPUT} out; full attention reads the prompt "
+        "in one "
         f"step or in chunks of {CHUNK}",
     )
 
 
 def memory_under_full_attention() -> Outcome:
-    """Share of peak memory that GemFilter saves: weights, cache of the request, activations, the filter pass."""
+    """Share of peak memory that GemFilter saves: weights, cache of the request, activations, the filter
+    pass."""
     whole, chunked, filtered = _full_attention(_CONTEXT), _full_attention(CHUNK), _filtered()
     of_pass = GemFilter(keep=_KEEP).prompt_filter().pass_bytes(filtered.runner.model, _LOAD.prompt)
     small = _peak(filtered, CHUNK, _KEEP + _OUTPUT) + of_pass
@@ -52,8 +54,10 @@ def memory_under_full_attention() -> Outcome:
     saved = [1 - small / size for size in large]
     return Outcome(
         (min(saved), max(saved)),
-        "the source's baseline holds more than weights, one cache and activations (its bar shows 63 GB during "
-        "generation); here all weights stay in memory, there 13 of 32 layers are counted during the filter pass",
+        "the source's baseline holds more than weights, one cache and activations (its bar shows 63 GB "
+        "during "
+        "generation); here all weights stay in memory, there 13 of 32 layers are counted during the "
+        "filter pass",
         f"counted: {_SETTING}; full attention {min(large) / 1e9:.1f} GB with chunks of {CHUNK}, "
         f"{max(large) / 1e9:.1f} GB with the prompt in one step; GemFilter {small / 1e9:.1f} GB",
     )

@@ -1,8 +1,8 @@
-"""Claims of arXiv:2406.15786 on speed and cache: half of the attention sublayers of Llama-2 dropped, 2048 tokens
-in and 2048 out on one RTX 6000 Ada, in a batch that fills it (section 5).
+"""Claims of arXiv:2406.15786 on speed and cache: half of the attention sublayers of Llama-2 dropped, 2048
+tokens in and 2048 out on one RTX 6000 Ada, in a batch that fills it (section 5).
 
-The card is modelled by the L40S, which has the same chip and 48 GB, and a tenth less memory bandwidth. With and
-without dropping the batch is the same: the largest that fits with all layers.
+The card is modelled by the L40S, which has the same chip and 48 GB, and a tenth less memory bandwidth. With
+and without dropping the batch is the same: the largest that fits with all layers.
 """
 
 from __future__ import annotations
@@ -29,8 +29,10 @@ def _speedup(model: str, weights: list[str], num: int, why: str) -> Outcome:
     return Outcome(
         (full / cut, full / cut),
         why,
-        f"predicted: {model} on the roofline model of an L40S (same chip, 10 % less bandwidth), {load.requests} "
-        f"requests of {_PROMPT} tokens in and {_OUTPUT} out: {full:.0f} s, and {cut:.0f} s without {num} of the "
+        f"predicted: {model} on the roofline model of an L40S (same chip, 10 % less bandwidth), "
+        f"{load.requests} "
+        f"requests of {_PROMPT} tokens in and {_OUTPUT} out: {full:.0f} s, and {cut:.0f} s without {num} "
+        "of the "
         "attention sublayers",
     )
 
@@ -43,8 +45,10 @@ def speedup_llama_2_70b() -> Outcome:
         "llama-2-70b",
         [_FOUR_BITS],
         40,
-        f"attention sublayers hold {share:.0%} of a layer's weights and little cache (8 KV heads), so that half "
-        "of them do not take a third of a step that is bound by memory; a framework whose time goes by the number "
+        f"attention sublayers hold {share:.0%} of a layer's weights and little cache (8 KV heads), so "
+        "that half "
+        "of them do not take a third of a step that is bound by memory; a framework whose time goes by "
+        "the number "
         "of kernels, of which attention has most, would gain more",
     )
 

@@ -207,7 +207,8 @@ def compare(
 
 
 def outcome(claim: Claim) -> Outcome:
-    """The ledger's entry for one of CLAIMS, from the engine's own predictions on the catalogue's T4 and Xeon Gold 6154."""
+    """The ledger's entry for one of CLAIMS, from the engine's own predictions on the catalogue's T4 and Xeon
+    Gold 6154."""
     return _compared().outcome(claim)
 
 
@@ -220,7 +221,8 @@ def _compared() -> Comparison:
 
 
 def generate(spec: ModelSpec, device: ModelledDevice, prompt: int, output: int) -> tuple[float, float]:
-    """(seconds, joules) of one request of `prompt` and `output` tokens, alone on `device`, played by the engine."""
+    """(seconds, joules) of one request of `prompt` and `output` tokens, alone on `device`, played by the
+    engine."""
     engine = build_engine(
         Plan.from_dict(
             {

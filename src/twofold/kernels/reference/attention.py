@@ -1,4 +1,5 @@
-"""Attention over any cache layer. Shape letters: Q queries of a sequence, N entries, K KV heads, G = heads per KV head."""
+"""Attention over any cache layer. Shape letters: Q queries of a sequence, N entries, K KV heads, G = heads
+per KV head."""
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ def attention(op: Attention, q: torch.Tensor, cache: CacheLayer, step: StepInput
 def attend_sequence(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: Heads) -> torch.Tensor:
     """q [Q, H, D] against k, v [N, K, D] whose last Q entries are the queries' own: [Q, H · v_dim].
 
-    Queries go in tiles; keys that no query of a tile may see are not multiplied. Each KV head is read once for its group.
+    Queries go in tiles; keys that no query of a tile may see are not multiplied. Each KV head is read once
+    for its group.
     """
     queries, _, dim = q.shape
     entries, kv_heads, _ = k.shape
@@ -63,7 +65,8 @@ def attend_sequence(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: He
 def _hidden(
     rows: int, position: int, begin: int, end: int, window: int | None, where: torch.device
 ) -> torch.Tensor:
-    """[rows, end - begin], True where a query (at `position` + row) may not see a key (at `begin` + column)."""
+    """[rows, end - begin], True where a query (at `position` + row) may not see a key (at `begin` +
+    column)."""
     row = torch.arange(position, position + rows, device=where)[:, None]
     column = torch.arange(begin, end, device=where)[None, :]
     hidden = column > row

@@ -1,4 +1,5 @@
-"""Ops that touch each activation a few times. Shape letters: T tokens, W width, H heads, K KV heads, D head dimension."""
+"""Ops that touch each activation a few times. Shape letters: T tokens, W width, H heads, K KV heads, D head
+dimension."""
 
 from __future__ import annotations
 
@@ -48,7 +49,12 @@ def norm(
 
 @reference(AddNorm)
 def add_norm(
-    op: AddNorm, x: torch.Tensor, delta: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, eps: float
+    op: AddNorm,
+    x: torch.Tensor,
+    delta: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    eps: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(norm(x + delta), x + delta)."""
     total = x + delta

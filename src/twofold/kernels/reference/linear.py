@@ -1,4 +1,5 @@
-"""Products with stored weights. Shape letters: T tokens, I in, O out, E experts, A active experts, F expert width."""
+"""Products with stored weights. Shape letters: T tokens, I in, O out, E experts, A active experts, F expert
+width."""
 
 from __future__ import annotations
 

@@ -142,7 +142,7 @@ class LlmDrop(Technique):
         """Whether the layers to drop are given."""
         return self.attention_layers is not None or self.mlp_layers is not None
 
-    # --- what is dropped --------------------------------------------------------------------------------
+    # --- what is dropped ---
 
     def check(self, spec: ModelSpec) -> None:
         """ValueError where a layer does not exist, or where no attention would be left."""
@@ -195,7 +195,7 @@ class LlmDrop(Technique):
         """Which sublayers exist."""
         return LayerDrop(self)
 
-    # --- calibration ------------------------------------------------------------------------------------
+    # --- calibration ---
 
     @property
     def needs_calibration(self) -> bool:
