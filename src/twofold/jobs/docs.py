@@ -16,7 +16,7 @@ from pathlib import Path
 from twofold.claims.collect import all_claims
 from twofold.claims.ledger import build_ledger, to_markdown
 from twofold.devices import catalog
-from twofold.devices.registry import MACHINES
+from twofold.devices.listing import device_records
 from twofold.models.catalog import get_spec, model_names
 from twofold.report import table
 from twofold.report.comparison import Comparison
@@ -58,26 +58,16 @@ def pairs() -> str:
 def devices() -> str:
     """Every modelled device with its main figures; each figure's source is in its file."""
     rows = []
-    for name in catalog.device_names():
-        file = catalog.get_device(name)
-        best = max(file.matmul.items(), key=lambda item: (item[0] in ("bf16", "fp16"), item[1].value))
-        rows.append(
-            (
-                f"`{name}`",
-                file.title,
-                f"{best[1].value / 1e12:,.0f} ({best[0]})"
-                if best[1].value >= 1e13
-                else f"{best[1].value / 1e12:.1f} ({best[0]})",
-                f"{file.memory.bandwidth.value / 1e9:,.0f}",
-                f"{file.memory.capacity.value / 1e9:,.0f}",
-                f"{file.power.limit.value:,.0f}",
-            )
-        )
-    rows += [
-        (f"`{name}`", f"{make().source}", "-", "-", f"{make().memory['device'] / 1e9:,.1f}", "-")
-        for name, make in MACHINES.items()
-    ]  # type: ignore[attr-defined]
-    return markdown_table(("device", "", "TFLOP/s", "GB/s", "GB", "W"), rows)
+    for record in device_records():
+        if record["real"] or record["name"] == catalog.THIS_CPU:
+            continue
+        peak = record["peak"] or {}
+        precision = next((p for p in ("bf16", "fp16", "fp32") if p in peak), None)
+        rate = f"{peak[precision] / 1e12:,.3g} ({precision})" if precision else "-"
+        bandwidth = f"{record['bandwidth'] / 1e9:,.0f}" if record["bandwidth"] else "-"
+        memory = f"{record['memory_bytes'] / 1e9:,.3g}"
+        rows.append((f"`{record['name']}`", record["title"], record["kind"], rate, bandwidth, memory))
+    return markdown_table(("device", "", "kind", "TFLOP/s", "GB/s", "GB"), rows)
 
 
 def models() -> str:

@@ -14,11 +14,25 @@ _APPLICATION_ID = 0x32466F6C  # "2Fol", so that another program's database is ne
 _VERSION = 1
 _TABLES = """
 CREATE TABLE comparisons (
-    id INTEGER PRIMARY KEY, uid TEXT NOT NULL UNIQUE, created TEXT NOT NULL, title TEXT NOT NULL, body TEXT
-    NOT NULL); CREATE TABLE results ( id INTEGER PRIMARY KEY, uid TEXT NOT NULL UNIQUE, created TEXT NOT NULL,
-    kind TEXT NOT NULL, model TEXT NOT NULL, device TEXT NOT NULL, label TEXT NOT NULL, techniques TEXT NOT
-    NULL, body TEXT NOT NULL, comparison INTEGER REFERENCES comparisons(id)); CREATE INDEX results_created ON
-    results(created);
+    id INTEGER PRIMARY KEY,
+    uid TEXT NOT NULL UNIQUE,
+    created TEXT NOT NULL,
+    title TEXT NOT NULL,
+    body TEXT NOT NULL
+);
+CREATE TABLE results (
+    id INTEGER PRIMARY KEY,
+    uid TEXT NOT NULL UNIQUE,
+    created TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    model TEXT NOT NULL,
+    device TEXT NOT NULL,
+    label TEXT NOT NULL,
+    techniques TEXT NOT NULL,
+    body TEXT NOT NULL,
+    comparison INTEGER REFERENCES comparisons(id)
+);
+CREATE INDEX results_created ON results(created);
 """
 
 
@@ -35,9 +49,10 @@ def create(db: sqlite3.Connection, path: Path) -> None:
 
 def version(db: sqlite3.Connection, path: Path) -> int:
     """The version of the tables, 0 for an empty file; ValueError for a file that is not ours to write."""
+    # The owner last: where another process creates the tables in between, it is ours by then.
+    tables = int(db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
     version = int(db.execute("PRAGMA user_version").fetchone()[0])
     owner = int(db.execute("PRAGMA application_id").fetchone()[0])
-    tables = int(db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
     if owner != _APPLICATION_ID and (owner or version or tables):
         raise ValueError(f"{path} is a database of another program; name another file in TWOFOLD_RESULTS")
     if version > _VERSION:
