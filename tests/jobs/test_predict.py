@@ -92,8 +92,16 @@ def test_across_nodes_is_slower_than_within() -> None:
 def test_a_latent_cache_is_small() -> None:
     dense = predict("llama-3.1-405b", "h200-sxm", parallel={"tp": 8}, engine={"cache_blocks": 1000})
     latent = predict("deepseek-v3", "b200", parallel={"tp": 16, "ep": 16}, engine={"cache_blocks": 1000})
-    assert latent.memory.cache.mid == pytest.approx(1000 * 16 * 61 * 576 * 2, rel=1e-6)
-    assert dense.memory.cache.mid == pytest.approx(1000 * 16 * 126 * 2 * 128 * 2, rel=1e-6)
+    for result, per_token in ((latent, 61 * 576 * 2), (dense, 126 * 2 * 128 * 2)):
+        assert result.derived["cache_reserved_bytes"] == 1000 * 16 * per_token
+        used = result.counters["engine"]["peak_cache_blocks"]
+        assert result.memory.cache.mid == pytest.approx(used * 16 * per_token)
+        assert 4 * 512 / 16 <= used < 1000
+
+
+def test_a_shortened_prompt_takes_less_cache() -> None:
+    whole, kept = (predict(techniques=t) for t in ([], ["gemfilter:keep=128"]))
+    assert kept.memory.cache.mid < 0.4 * whole.memory.cache.mid
 
 
 @pytest.mark.parametrize(

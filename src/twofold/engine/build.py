@@ -242,6 +242,7 @@ def _assemble(
             "max_context": limits.max_context,
             "memory_bytes": limits.capacity,
             "cache_blocks": memory.num_blocks,
+            "cache_reserved_bytes": memory.cache,
             "prefix_caching": prefix_caching,
             "policy": policy.name,
         },

@@ -33,7 +33,8 @@ class EngineTotals:
 
     steps, seconds and joules of them (prefill_seconds: of those with prompts in them), tokens computed and
     yielded; decodes: decoding turns of single requests, drafts: those that had guesses, and how many guesses
-    there were and were right.
+    there were and were right; peak_blocks, peak_seqs: most cache blocks taken and most requests running at
+    once.
     """
 
     steps: int = 0
@@ -47,6 +48,8 @@ class EngineTotals:
     drafts: int = 0
     drafted: int = 0
     accepted: int = 0
+    peak_blocks: int = 0
+    peak_seqs: int = 0
     stage_seconds: list[float] = field(default_factory=list)
 
 
@@ -159,6 +162,8 @@ class StepLoop:
         totals = self.totals
         totals.prompt_tokens += batch.num_prefill_tokens
         totals.decodes += batch.num_decodes
+        totals.peak_blocks = max(totals.peak_blocks, self.scheduler.blocks.num_used)
+        totals.peak_seqs = max(totals.peak_seqs, self.scheduler.num_running)
         if batch.num_prefills:
             totals.prefill_seconds += result.cost.seconds
         if self.trace is not None:

@@ -10,19 +10,26 @@ from twofold.models.weights import ACT_BYTES
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """Bytes per device by part. cache = num_blocks blocks and the per-sequence stores of max_seqs
-    sequences."""
+    """Bytes per device by part. cache: what is reserved, num_blocks blocks of block_bytes, and a store of
+    sequence_bytes for every sequence that may run at once.
+    """
 
     capacity: int
     weights: int
     cache: int
     activations: int
     num_blocks: int
+    block_bytes: int = 0
+    sequence_bytes: int = 0
 
     @property
     def total(self) -> int:
         """Bytes in use when every block is."""
         return self.weights + self.cache + self.activations
+
+    def cache_in_use(self, blocks: int, seqs: int) -> int:
+        """Bytes of the cache when `blocks` blocks are taken and `seqs` sequences run."""
+        return blocks * self.block_bytes + seqs * self.sequence_bytes
 
     def table(self) -> str:
         """The breakdown in words, in GB (1e9 bytes)."""
@@ -77,7 +84,13 @@ def plan_memory(
     count = num_blocks if num_blocks is not None else max(0, min(wanted, fits))
     needed = num_blocks if num_blocks is not None else least
     plan = MemoryPlan(
-        capacity, weights, max(count, needed) * per_block + max_seqs * per_seq, activations, count
+        capacity,
+        weights,
+        max(count, needed) * per_block + max_seqs * per_seq,
+        activations,
+        count,
+        per_block,
+        per_seq,
     )
     if needed > fits or left < 0:
         raise DoesNotFitError(plan.table())

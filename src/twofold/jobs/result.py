@@ -138,7 +138,7 @@ def make_result(
         achieved_gflop_s=Figure.exact(flop / busy / 1e9, "GFLOP/s"),
         memory=Memory.of(
             weights=memory.weights,
-            cache=memory.cache,
+            cache=max(e.memory.cache_in_use(e.totals.peak_blocks, e.totals.peak_seqs) for e in engines),
             activations=memory.activations,
             capacity=memory.capacity,
             grown=grown,
@@ -215,6 +215,7 @@ def _counters(engine: Engine) -> dict[str, dict[str, float]]:
             "steps": t.steps,
             "prompt_tokens": t.prompt_tokens,
             "output_tokens": t.output_tokens,
+            "peak_cache_blocks": t.peak_blocks,
             "preemptions": engine.scheduler.num_preempted,
             "prefix_hit_tokens": blocks.hit_tokens,
         }
