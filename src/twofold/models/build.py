@@ -9,25 +9,17 @@ from typing import Protocol
 
 import torch
 
-from twofold.models.blocks import (
-    AttentionBlock,
-    ExpertsBlock,
-    LatentAttentionBlock,
-    Maybe,
-    MLPBlock,
-    NormWeights,
-)
+from twofold.models.attention import AttentionBlock, LatentAttentionBlock
 from twofold.models.cache import CacheScheme, DenseCacheScheme, Heads
+from twofold.models.mlp import ExpertsBlock, MLPBlock
 from twofold.models.parallel import Parallel
 from twofold.models.rope import RotaryTables, table_elements
+from twofold.models.source import WeightSource
 from twofold.models.spec import ModelSpec
 from twofold.models.tensors import Checkpoint
 from twofold.models.transformer import MLP, Attention, Transformer, TransformerLayer
-from twofold.models.weights import ACT_BYTES, TORCH_DTYPES, DenseScheme, Matrix, WeightScheme
+from twofold.models.weights import ACT_BYTES, WeightScheme
 from twofold.ops.base import Precision
-from twofold.ops.formats import BF16, F16, F32, Format
-
-DENSE_FORMATS: dict[Precision, Format] = {"fp32": F32, "bf16": BF16, "fp16": F16}
 
 
 class LayerSelection(Protocol):
@@ -93,16 +85,9 @@ class _Builder:
         self.spec, self.options, self.checkpoint, self.where = spec, options, checkpoint, where
         self.progress = progress
         self.act = ACT_BYTES[options.precision]
-        dense = DENSE_FORMATS.get(options.precision)
-        if dense is None:
-            raise ValueError(
-                f"activations in {options.precision} are not supported; use {', '.join(DENSE_FORMATS)}"
-            )
-        self.dtype = TORCH_DTYPES[options.precision]
-        self.dense = DenseScheme(dense, self.dtype)
+        self.weights = WeightSource(spec.name, options.precision, options.weights, checkpoint, where)
         self.cache = options.cache or DenseCacheScheme()
         self.selection = options.selection or AllLayers()
-        self.small = 0
         if checkpoint is not None and spec.latent is not None:
             raise ValueError(f"{spec.name}: latent attention can be predicted but not run here")
         if checkpoint is not None and options.parallel.devices > 1:
@@ -120,9 +105,9 @@ class _Builder:
             layers.append(self.layer(i))
             if self.progress is not None:
                 self.progress(i + 1, spec.num_layers)
-        embed = self.tensor("embed")
+        embed = self.weights.tensor("embed")
         tied = spec.tied_embeddings
-        head = self.matrix(
+        head = self.weights.matrix(
             "lm_head",
             [("embed" if tied else "lm_head", spec.vocab_size // self.options.parallel.tp)],
             spec.hidden,
@@ -131,15 +116,15 @@ class _Builder:
             embed = head.tensors["weight"]  # one tensor serves both
         positions = None
         if spec.positions == "learned":
-            positions = self.tensor("positions")
-            self.small += (spec.max_context + spec.position_offset) * spec.hidden * self.act
+            positions = self.weights.tensor("positions")
+            self.weights.small_bytes += (spec.max_context + spec.position_offset) * spec.hidden * self.act
         rotary = None
         if spec.positions == "rope":
             length = self.options.max_positions or spec.max_context
-            self.small += table_elements(spec, length) * self.act
+            self.weights.small_bytes += table_elements(spec, length) * self.act
             if self.checkpoint is not None:
-                rotary = RotaryTables(spec, length, self.where, self.dtype)
-        norm = self.norm("norm")
+                rotary = RotaryTables(spec, length, self.where, self.weights.dtype)
+        norm = self.weights.norm("norm", spec.hidden, spec.norm)
         return Transformer(
             spec,
             self.options.parallel,
@@ -150,7 +135,7 @@ class _Builder:
             positions,
             rotary,
             norm,
-            self.small,
+            self.weights.small_bytes,
         )
 
     def layer(self, i: int) -> TransformerLayer:
@@ -161,13 +146,13 @@ class _Builder:
         layer = TransformerLayer(i, attention, mlp)
         at = f"layers.{i}."
         if attention is not None:
-            layer.attention_norm = self.norm(at + "attn_norm")
+            layer.attention_norm = self.weights.norm(at + "attn_norm", spec.hidden, spec.norm)
             if spec.post_norms:
-                layer.post_attention_norm = self.norm(at + "post_attn_norm")
+                layer.post_attention_norm = self.weights.norm(at + "post_attn_norm", spec.hidden, spec.norm)
         if mlp is not None:
-            layer.mlp_norm = self.norm(at + "mlp_norm")
+            layer.mlp_norm = self.weights.norm(at + "mlp_norm", spec.hidden, spec.norm)
             if spec.post_norms:
-                layer.post_mlp_norm = self.norm(at + "post_mlp_norm")
+                layer.post_mlp_norm = self.weights.norm(at + "post_mlp_norm", spec.hidden, spec.norm)
         layer.signature = (
             None
             if attention is None
@@ -204,19 +189,21 @@ class _Builder:
             self.options.parallel,
             self.options.precision,
             window is not None,
-            self.matrix(
+            self.weights.matrix(
                 at + "qkv", [(at + "q", q_rows), (at + "k", kv_rows), (at + "v", kv_rows)], spec.hidden
             ),
-            self.matrix(at + "o", [(at + "o", spec.hidden)], q_rows),
+            self.weights.matrix(at + "o", [(at + "o", spec.hidden)], q_rows),
             self.cache.cache_layer(heads, self.options.block_size, i),
         )
         if spec.qkv_bias:
-            block.qkv_bias = self.vector([at + "q_bias", at + "k_bias", at + "v_bias"], q_rows + 2 * kv_rows)
+            block.qkv_bias = self.weights.vector(
+                [at + "q_bias", at + "k_bias", at + "v_bias"], q_rows + 2 * kv_rows
+            )
         if spec.out_bias:
-            block.out_bias = self.vector([at + "o_bias"], spec.hidden)
+            block.out_bias = self.weights.vector([at + "o_bias"], spec.hidden)
         if spec.qk_norm:
-            block.q_norm = self.vector([at + "q_norm"], spec.head_dim)
-            block.k_norm = self.vector([at + "k_norm"], spec.head_dim)
+            block.q_norm = self.weights.vector([at + "q_norm"], spec.head_dim)
+            block.k_norm = self.weights.vector([at + "k_norm"], spec.head_dim)
         return block
 
     def latent_attention(self, i: int) -> LatentAttentionBlock:
@@ -237,11 +224,11 @@ class _Builder:
             self.options.parallel,
             self.options.precision,
             self.cache.cache_layer(heads, self.options.block_size, i),
-            self.matrix(at + "latent_down", [("", first + width)], spec.hidden),
-            self.matrix(at + "query_up", [("", query_width)], m.q_rank) if m.q_rank else None,
-            self.matrix(at + "o", [("", spec.hidden)], count * m.v_dim),
-            self.matrix(at + "key_up", [("", count * m.kv_rank)], m.nope_dim),
-            self.matrix(at + "value_up", [("", count * m.v_dim)], m.kv_rank),
+            self.weights.matrix(at + "latent_down", [("", first + width)], spec.hidden),
+            self.weights.matrix(at + "query_up", [("", query_width)], m.q_rank) if m.q_rank else None,
+            self.weights.matrix(at + "o", [("", spec.hidden)], count * m.v_dim),
+            self.weights.matrix(at + "key_up", [("", count * m.kv_rank)], m.nope_dim),
+            self.weights.matrix(at + "value_up", [("", count * m.v_dim)], m.kv_rank),
         )
 
     def mlp(self, i: int) -> MLP:
@@ -258,14 +245,14 @@ class _Builder:
             spec,
             self.options.parallel,
             self.options.precision,
-            self.matrix(at + "gate_up", parts, spec.hidden),
-            self.matrix(at + "down", [(at + "down", spec.hidden)], width),
+            self.weights.matrix(at + "gate_up", parts, spec.hidden),
+            self.weights.matrix(at + "down", [(at + "down", spec.hidden)], width),
             reduce=reduce,
         )
         if spec.mlp_bias:
             names = [name + "_bias" for name, _ in parts]
-            block.gate_up_bias = self.vector(names, width * len(parts))
-            block.down_bias = self.vector([at + "down_bias"], spec.hidden)
+            block.gate_up_bias = self.weights.vector(names, width * len(parts))
+            block.down_bias = self.weights.vector([at + "down_bias"], spec.hidden)
         return block
 
     def experts(self, i: int) -> ExpertsBlock:
@@ -281,61 +268,19 @@ class _Builder:
         gate_up, down = [], []
         for j in range(held):
             up = [(f"{at}experts.gate#{j}", width), (f"{at}experts.up#{j}", width)][-matrices:]
-            gate_up.append(self.matrix(at + "experts.gate_up", up, spec.hidden))
-            down.append(self.matrix(at + "experts.down", [(f"{at}experts.down#{j}", spec.hidden)], width))
-        router = self.matrix(at + "router", [(at + "router", e.num)], spec.hidden)
+            gate_up.append(self.weights.matrix(at + "experts.gate_up", up, spec.hidden))
+            down.append(
+                self.weights.matrix(at + "experts.down", [(f"{at}experts.down#{j}", spec.hidden)], width)
+            )
+        router = self.weights.matrix(at + "router", [(at + "router", e.num)], spec.hidden)
         block = ExpertsBlock(spec, cut, self.options.precision, router, gate_up, down, local)
         if e.shared_hidden:
             block.shared = self.dense_mlp(at + "shared.", e.shared_hidden // cut.tp, reduce=False)
             if e.shared_gate:
-                block.shared_gate = self.matrix(at + "shared_gate", [(at + "shared_gate", 1)], spec.hidden)
+                block.shared_gate = self.weights.matrix(
+                    at + "shared_gate", [(at + "shared_gate", 1)], spec.hidden
+                )
         return block
-
-    # --- tensors ---
-
-    def stored(self, name: str) -> torch.Tensor:
-        """The checkpoint's tensor in float32; `name#j` is entry j of a stack of experts."""
-        assert self.checkpoint is not None
-        base, _, entry = name.partition("#")
-        found = self.checkpoint.tensors.get(base)
-        if found is None:
-            raise ValueError(f"{self.checkpoint.path} has no tensor {base!r}, which {self.spec.name} needs")
-        return found.float()[int(entry)] if entry else found.float()
-
-    def matrix(self, name: str, parts: list[tuple[str, int]], in_features: int) -> Matrix:
-        """The matrix called `name`, made of the rows of `parts` (tensor name, rows), stored as the schemes
-        say."""
-        rows = sum(n for _, n in parts)
-        scheme: WeightScheme = self.dense
-        if self.options.weights is not None and self.options.weights.applies(name, rows, in_features):
-            scheme = self.options.weights
-        if self.checkpoint is None:
-            return scheme.pack(None, rows, in_features)
-        pieces = [self.stored(part).to(self.where) for part, _ in parts]
-        weight = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
-        if tuple(weight.shape) != (rows, in_features):
-            given = tuple(weight.shape)
-            raise ValueError(f"{self.spec.name}: {name} is {given}, but its spec says {(rows, in_features)}")
-        return scheme.pack(weight, rows, in_features)
-
-    def vector(self, names: list[str], width: int) -> Maybe:
-        """The vectors of those names, joined; counted as [width]."""
-        self.small += width * self.act
-        if self.checkpoint is None:
-            return None
-        return torch.cat([self.stored(name) for name in names]).to(self.where, self.dtype)
-
-    def tensor(self, name: str) -> Maybe:
-        """A dense tensor in the activations' dtype."""
-        if self.checkpoint is None:
-            return None
-        return self.stored(name).to(self.where, self.dtype)
-
-    def norm(self, name: str) -> NormWeights:
-        """Weight and, for LayerNorm, bias."""
-        weight = self.vector([name], self.spec.hidden)
-        bias = self.vector([name + "_bias"], self.spec.hidden) if self.spec.norm == "layer" else None
-        return NormWeights(weight, bias)
 
 
 def _split(layers: list[TransformerLayer], stages: int) -> list[list[TransformerLayer]]:

@@ -11,8 +11,8 @@ from dataclasses import replace
 import torch
 
 from twofold.devices.base import Device
-from twofold.models.blocks import Context
 from twofold.models.cache import CacheSize, DenseCache, Heads
+from twofold.models.context import Context
 from twofold.models.step import StepInput
 from twofold.models.transformer import Residual, Transformer, TransformerLayer
 from twofold.models.weights import ACT_BYTES

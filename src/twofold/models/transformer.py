@@ -8,17 +8,10 @@ from dataclasses import dataclass, field
 import torch
 
 from twofold.devices.base import Device
-from twofold.models.blocks import (
-    AttentionBlock,
-    Context,
-    ExpertsBlock,
-    LatentAttentionBlock,
-    Maybe,
-    MLPBlock,
-    NormWeights,
-    Rotation,
-)
+from twofold.models.attention import AttentionBlock, LatentAttentionBlock
 from twofold.models.cache import CacheLayer
+from twofold.models.context import Context, Maybe, NormWeights, Rotation
+from twofold.models.mlp import ExpertsBlock, MLPBlock
 from twofold.models.parallel import Parallel
 from twofold.models.rope import RotaryTables
 from twofold.models.spec import ModelSpec

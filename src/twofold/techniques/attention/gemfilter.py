@@ -16,7 +16,7 @@ from typing import ClassVar
 import torch
 
 from twofold.devices.base import Device
-from twofold.models.blocks import AttentionBlock
+from twofold.models.attention import AttentionBlock
 from twofold.models.layer_pass import LayerPass
 from twofold.models.spec import ModelSpec
 from twofold.models.step import StepInput

@@ -1,0 +1,46 @@
+"""What every sublayer is given beside its input: the device, the batch, the rotation of its positions.
+
+On a modelled device the forward pass runs with None in place of every tensor: `Maybe`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from twofold.devices.base import Device
+from twofold.models.parallel import Parallel
+from twofold.models.step import StepInput
+from twofold.ops import AllReduce
+
+Maybe = torch.Tensor | None
+
+
+@dataclass(slots=True)
+class NormWeights:
+    """Weight and, for LayerNorm, bias: [width] each; None on modelled devices."""
+
+    weight: Maybe = None
+    bias: Maybe = None
+
+
+@dataclass(slots=True)
+class Rotation:
+    """cos and sin of the step's positions for the global and for the sliding layers."""
+
+    tables: tuple[tuple[Maybe, Maybe], tuple[Maybe, Maybe]] = ((None, None), (None, None))
+
+
+@dataclass(slots=True)
+class Context:
+    """What every sublayer needs of the step: the device, the batch and the rotation of its positions."""
+
+    device: Device
+    step: StepInput
+    rotation: Rotation
+
+
+def all_reduce(tokens: int, width_bytes: int, parallel: Parallel) -> AllReduce | None:
+    """The sum over a tensor-parallel group after a row-cut product, or None on one device."""
+    return AllReduce(tokens * width_bytes, parallel.tp, "tp") if parallel.tp > 1 else None
