@@ -123,6 +123,12 @@ def test_what_does_not_fit_is_refused_with_the_smallest_change(values: dict[str,
     assert re.search(change, str(error.value)), str(error.value)
 
 
+def test_a_single_machine_is_not_told_to_multiply() -> None:
+    with pytest.raises(DoesNotFitError) as error:
+        predict("llama-3.1-8b", "pim-gpt")
+    assert "tp=" not in str(error.value)
+
+
 def test_smallest_change_does_fit() -> None:
     with pytest.raises(DoesNotFitError) as error:
         predict("llama-2-13b", "rtx-4090")

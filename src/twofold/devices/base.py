@@ -55,7 +55,7 @@ class Device(ABC):
     is charged.
     memory: capacity in bytes by memory space ("device", "host", "disk"). native_precision: of activations
     where a plan leaves it open. resident_bytes: weights and cache of the deployed model; a cached memory
-    system streams by its size.
+    system streams by its size. linkable: whether several of them can serve one model.
     totals: work and time by op kind since the last `reset_totals` (a real device fills seconds only while
     profiling).
     """
@@ -67,6 +67,7 @@ class Device(ABC):
     confidence: Confidence
     native_precision: Precision = "bf16"
     resident_bytes: int = 0
+    linkable: bool = False
 
     def __init__(self) -> None:
         self.totals: dict[str, OpTotals] = {}

@@ -56,6 +56,7 @@ class Roofline(ModelledDevice):
         self.name = file.name
         self.confidence = file.confidence
         self.num_devices = num_devices
+        self.linkable = file.link is not None or file.network is not None
         self.groups = dict(groups or {})
         self.memory = {DEVICE: int(file.memory.capacity.value)}
         for space, store in ((HOST, file.host), (DISK, file.disk)):

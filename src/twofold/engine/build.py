@@ -184,6 +184,9 @@ def _memory(plan: Plan, device: Device, model: Transformer, limits: Limits) -> M
 
 def _fits(plan: Plan, device: Device, spec: ModelSpec) -> bool:
     """Whether `plan` fits, judged from shapes alone."""
+    cut = plan.parallel
+    if cut.tp * cut.pp * cut.dp > 1 and not device.linkable:
+        return False
     try:
         techniques = make_techniques(plan, spec)
         actives = [activate(t, real=False, overrides=plan.behaviour, recorded={}) for t in techniques]
