@@ -12,7 +12,11 @@ from twofold.models.spec import ModelSpec, RopeScaling
 def inverse_frequencies(
     rotated: int, theta: float, scaling: RopeScaling | None, max_context: int
 ) -> torch.Tensor:
-    """Angular frequency per rotated pair: [rotated / 2], float32 (computed in float64)."""
+    """Angular frequency per rotated pair: [rotated / 2], float32 (computed in float64).
+
+    max_context: the longest context that will be run; a model with short and long factors uses the short ones
+    up to its original context.
+    """
     exponents = torch.arange(0, rotated, 2, dtype=torch.float64) / rotated
     freq = theta**-exponents
     if scaling is None:
@@ -48,11 +52,11 @@ class RotaryTables:
     def __init__(self, spec: ModelSpec, max_positions: int, where: torch.device, dtype: torch.dtype) -> None:
         scaling = spec.rope_scaling
         attention = 1.0 if scaling is None else scaling.attention_factor
-        freq = inverse_frequencies(spec.rope_dim, spec.rope_theta, scaling, spec.max_context)
+        freq = inverse_frequencies(spec.rope_dim, spec.rope_theta, scaling, max_positions)
         self._global = _table(freq, max_positions, attention, where, dtype)
         self._local = self._global
         if spec.rope_local_theta is not None:
-            local = inverse_frequencies(spec.rope_dim, spec.rope_local_theta, None, spec.max_context)
+            local = inverse_frequencies(spec.rope_dim, spec.rope_local_theta, None, max_positions)
             self._local = _table(local, max_positions, 1.0, where, dtype)
         self._local_differs = spec.rope_local_theta is not None
 
