@@ -9,6 +9,7 @@ import gc
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from twofold.devices.registry import is_real, make_device
 from twofold.engine.build import Progress, build_engine
@@ -63,7 +64,7 @@ def run_plan(
     _warm_up(engine, workload)
     played = play(engine, workload, progress)
     engine.check_techniques()
-    grown = _resident_bytes() - before
+    grown = _resident_bytes() - before - _idle_bytes(engine, checkpoint)
     behaviour = measured_behaviour([engine])
     result = make_result(
         plan,
@@ -134,6 +135,15 @@ def _warm_up(engine: Engine, workload: Workload) -> None:
     params = SamplingParams(max_tokens=4, ignore_eos=True)
     engine.play([(0.0, list(prompt)[-WARM_UP_TOKENS:], params)])
     engine.scheduler.blocks.forget_cached()
+
+
+def _idle_bytes(engine: Engine, checkpoint: Checkpoint) -> int:
+    """Bytes that are resident but not in use: the part of the cache that was reserved and never filled, and
+    the checkpoint's files, which stay mapped and can be dropped at any time."""
+    in_use = engine.memory.cache_in_use(engine.totals.peak_blocks, engine.totals.peak_seqs)
+    path = Path(checkpoint.path)
+    files = path.glob("*.safetensors") if path.is_dir() else [path]
+    return engine.memory.cache - in_use + sum(file.stat().st_size for file in files)
 
 
 def _resident_bytes() -> int:

@@ -62,7 +62,7 @@ def _memory(comparison: Comparison) -> Iterator[Picture]:
         yield Picture(
             "Memory by part",
             "Counted bytes at the peak, per device"
-            + ("; unaccounted is what the process grew by beyond them." if measured else "."),
+            + ("; unaccounted is what the process uses beyond them." if measured else "."),
             stacked(
                 groups, "B", name="memory", title="Memory by part", limit=capacity.mid if capacity else None
             ),

@@ -123,7 +123,8 @@ class Memory(Record):
     """Peak bytes on each device, by part. `total` is the sum of the parts.
 
     other: what is neither weights, cache nor activations, such as a draft model. capacity: what the device
-    has. unaccounted: growth of the process (or of the device allocator) minus `total`; null in predictions.
+    has. unaccounted: growth of the process minus `total`, less what is resident but idle (cache that was
+    reserved and never filled, mapped checkpoint files); null in predictions.
     """
 
     weights: Bytes
@@ -152,7 +153,7 @@ class Memory(Record):
         capacity: float | None = None,
         grown: float | None = None,
     ) -> Memory:
-        """From counted bytes. `grown`: bytes by which the process grew, from which `unaccounted` follows."""
+        """From counted bytes. `grown`: bytes in use by which the process grew, from which `unaccounted` follows."""
         total = weights + cache + activations + other
 
         def exact(value: float | None) -> Figure | None:
