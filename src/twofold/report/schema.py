@@ -153,7 +153,7 @@ class Memory(Record):
         capacity: float | None = None,
         grown: float | None = None,
     ) -> Memory:
-        """From counted bytes. `grown`: bytes in use by which the process grew, from which `unaccounted` follows."""
+        """From counted bytes. `grown`: bytes in use by which the process grew; `unaccounted` follows from it."""
         total = weights + cache + activations + other
 
         def exact(value: float | None) -> Figure | None:
