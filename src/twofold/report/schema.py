@@ -153,7 +153,7 @@ class Memory(Record):
         capacity: float | None = None,
         grown: float | None = None,
     ) -> Memory:
-        """From counted bytes. `grown`: bytes in use by which the process grew; `unaccounted` follows from it."""
+        """From counted bytes. `grown`: bytes in use that the process added; `unaccounted` follows."""
         total = weights + cache + activations + other
 
         def exact(value: float | None) -> Figure | None:

@@ -39,8 +39,7 @@ def speedup_over_full_attention() -> Outcome:
         f"13 of 32 layers read the whole prompt; full attention takes {min(full):.1f} to {max(full):.1f} s, "
         f"GemFilter {filtered:.1f} s; the source's bars (figure 3) show about 19.4 s and 8.1 s",
         f"predicted: {_SETTING}, {_LOAD.prompt} tokens in, {_OUTPUT} out; full attention reads the prompt "
-        "in one "
-        f"step or in chunks of {CHUNK}",
+        f"in one step or in chunks of {CHUNK}",
     )
 
 
@@ -55,8 +54,7 @@ def memory_under_full_attention() -> Outcome:
     return Outcome(
         (min(saved), max(saved)),
         "the source's baseline holds more than weights, one cache and activations (its bar shows 63 GB "
-        "during "
-        "generation); here all weights stay in memory, there 13 of 32 layers are counted during the "
+        "during generation); here all weights stay in memory, there 13 of 32 layers are counted during the "
         "filter pass",
         f"counted: {_SETTING}; full attention {min(large) / 1e9:.1f} GB with chunks of {CHUNK}, "
         f"{max(large) / 1e9:.1f} GB with the prompt in one step; GemFilter {small / 1e9:.1f} GB",

@@ -30,10 +30,8 @@ def _speedup(model: str, weights: list[str], num: int, why: str) -> Outcome:
         (full / cut, full / cut),
         why,
         f"predicted: {model} on the roofline model of an L40S (same chip, 10 % less bandwidth), "
-        f"{load.requests} "
-        f"requests of {_PROMPT} tokens in and {_OUTPUT} out: {full:.0f} s, and {cut:.0f} s without {num} "
-        "of the "
-        "attention sublayers",
+        f"{load.requests} requests of {_PROMPT} tokens in and {_OUTPUT} out: {full:.0f} s, and {cut:.0f} s "
+        f"without {num} of the attention sublayers",
     )
 
 
@@ -46,10 +44,8 @@ def speedup_llama_2_70b() -> Outcome:
         [_FOUR_BITS],
         40,
         f"attention sublayers hold {share:.0%} of a layer's weights and little cache (8 KV heads), so "
-        "that half "
-        "of them do not take a third of a step that is bound by memory; a framework whose time goes by "
-        "the number "
-        "of kernels, of which attention has most, would gain more",
+        "that half of them do not take a third of a step that is bound by memory; a framework whose time "
+        "goes by the number of kernels, of which attention has most, would gain more",
     )
 
 
