@@ -2,16 +2,23 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+REQUIREMENTS := $(VENV)/.requirements
 STAMP := $(VENV)/.installed
+NATIVE := CMakeLists.txt $(wildcard src/twofold/kernels/cpu/csrc/*.cpp src/twofold/kernels/cpu/csrc/*.h)
 
 .PHONY: demo test test-all lint types format docs bench clean
 
-$(STAMP): pyproject.toml requirements.txt
+$(REQUIREMENTS): requirements.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"Python 3.11 to 3.13 is needed, this is {v[0]}.{v[1]}; try: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --requirement requirements.txt
-	$(BIN)/pip install --quiet --no-deps --editable .
-	@touch $(STAMP)
+	@touch $@
+
+# Builds the native kernels too, with the versions in requirements.txt; without a compiler it says so and goes on.
+$(STAMP): $(REQUIREMENTS) pyproject.toml $(NATIVE)
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	@$(BIN)/python -c 'from twofold.kernels import cpu; print(cpu.why_missing() or "Native CPU kernels: " + ", ".join(cpu.native().supported_isas()))'
+	@touch $@
 
 # Runs six published techniques on a real model, predicts each elsewhere, prints the comparison, writes the report.
 demo: $(STAMP)

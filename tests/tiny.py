@@ -9,6 +9,7 @@ from tempfile import mkdtemp
 
 from tests.models.tiny import VOCAB, tiny_hf_dir
 
+from twofold.devices.base import Device
 from twofold.devices.torch_device import TorchDevice
 from twofold.engine.build import build_engine
 from twofold.engine.engine import Engine
@@ -36,10 +37,15 @@ def tiny_plan(**changes: object) -> Plan:
     return Plan.from_dict({**values, **changes})
 
 
-def tiny_engine(family: str = "llama", **changes: object) -> Engine:
-    """An engine on the CPU for `tiny_plan(**changes)`; calibration text is a fixed stretch of token ids."""
+def tiny_engine(family: str = "llama", *, device: Device | None = None, **changes: object) -> Engine:
+    """An engine for `tiny_plan(**changes)` on `device` (default: the CPU with reference kernels); calibration
+    text is a fixed stretch of token ids."""
     checkpoint = tiny_checkpoint(family)
     ids = [(7 * i * i + 3 * i) % (VOCAB - 3) + 3 for i in range(96)]
     return build_engine(
-        tiny_plan(**changes), TorchDevice("cpu"), checkpoint.spec, checkpoint, calibration=lambda: ids
+        tiny_plan(**changes),
+        device or TorchDevice("cpu"),
+        checkpoint.spec,
+        checkpoint,
+        calibration=lambda: ids,
     )

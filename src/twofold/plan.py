@@ -100,6 +100,13 @@ class EnginePlan(Part):
 
     memory: bytes of the device to use (None = `memory_share` of it); cache_blocks: exact number of blocks;
     swap_memory: bytes of host memory for swapped requests (with preemption "swap").
+
+    kernels: those of device "cpu": "native" (activations of products in 8 bits), "native-fp32" (in float32),
+    "reference" (plain torch), "auto": native where they are installed; threads: how many they use.
+    weights: "stored" keeps quantised matrices as the checkpoint stores them, "dense" widens them to the
+    activations' precision; "auto": stored where the device's kernels multiply them so.
+    cache_format: how cache entries are stored; "auto": f16 where the native kernels take that, else in the
+    activations' precision; a technique that stores them its own way leaves no choice.
     """
 
     block_size: PositiveInt | None = None
@@ -114,6 +121,15 @@ class EnginePlan(Part):
     memory_share: Annotated[float, Field(gt=0, le=1)] = 0.9
     cache_blocks: PositiveInt | None = None
     swap_memory: PositiveInt | None = None
+    kernels: Literal["auto", "native", "native-fp32", "reference"] = "auto"
+    threads: PositiveInt | None = None
+    weights: Literal["auto", "stored", "dense"] = "auto"
+    cache_format: Literal["auto", "f32", "f16", "int8", "int4"] = "auto"
+
+    @property
+    def device_options(self) -> dict[str, Any]:
+        """What `devices.registry.make_device` takes of this."""
+        return {"kernels": self.kernels, "threads": self.threads}
 
 
 class ParallelPlan(Part):

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 from tests.cli.conftest import Twofold
+from tests.devices.fake_native import fake_device
 
 from twofold.engine.episode import Episode
+from twofold.jobs import run
 from twofold.jobs.bench import Test as BenchTest
 from twofold.jobs.bench import bench_plan, make_tests
 from twofold.plan import Plan
@@ -34,6 +36,26 @@ def test_bench_names_its_tests_and_counts_samples(gguf: Path, twofold: Twofold) 
     assert "±" in table.stdout
     rows = list(csv.DictReader(io.StringIO(twofold("bench", *args, "-o", "csv").stdout)))
     assert [row["test"] for row in rows] == [r["test"] for r in records]
+
+
+def test_bench_says_which_ops_had_no_native_kernel(
+    gguf: Path, twofold: Twofold, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    args = ["--model", gguf, "-p", "0", "-n", "4", "-r", "1", "--max-num-batched-tokens", "64"]
+    plain = twofold("bench", *args, "--kernels", "reference").stdout
+    assert "kernels: reference, threads: 1\n" in plain
+    assert "on reference kernels" not in plain
+    monkeypatch.setattr(run, "make_device", lambda *_, **__: fake_device())
+    table = twofold("bench", *args).stdout
+    assert "kernels: native, isa: python, threads: 1\n" in table
+    (record,) = json.loads(twofold("bench", *args, "-o", "json").stdout)
+    assert (record["kernels"], record["isa"]) == ("native", "python")
+    ran = record["reference_ops"]
+    assert ran["Attention"] % 4 == 0, "four steps, and as many of them in each layer"
+    assert not {"Norm", "AddNorm", "Activate", "RotaryQKV"} & ran.keys()
+    assert f"ops on reference kernels in tg4: Linear {ran['Linear']}, " in table
+    (row,) = csv.DictReader(io.StringIO(twofold("bench", *args, "-o", "csv").stdout))
+    assert f"Attention {ran['Attention']}" in row["reference_ops"]
 
 
 def test_generation_equals_the_prediction_of_the_same_load(twofold: Twofold) -> None:

@@ -24,7 +24,10 @@ GIVEN: dict[str, tuple[str, Any]] = {
     "parallel.pp": ("2", 2),
     "parallel.dp": ("3", 3),
     "parallel.ep": ("4", 4),
-    "techniques": ("kivi:bits=4,residual=64", [{"name": "kivi", "params": {"bits": 4, "residual": 64}}]),
+    "techniques": (
+        "gemfilter:keep=512,kernel_size=7",
+        [{"name": "gemfilter", "params": {"keep": 512, "kernel_size": 7}}],
+    ),
     "combinations": (
         "copyspec+sarathi",
         [[{"name": "copyspec", "params": {}}, {"name": "sarathi", "params": {}}]],
@@ -52,6 +55,9 @@ GIVEN: dict[str, tuple[str, Any]] = {
     "engine.memory_share": ("0.5", 0.5),
     "engine.cache_blocks": ("100", 100),
     "engine.swap_memory": ("8GiB", 8 * 2**30),
+    "engine.kernels": ("reference", "reference"),
+    "engine.threads": ("1", 1),
+    "engine.cache_format": ("int8", "int8"),
     "quality.enabled": ("", False),
     "quality.tokens": ("200", 200),
     "quality.window": ("128", 128),

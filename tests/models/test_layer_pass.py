@@ -66,5 +66,6 @@ def test_held_bytes_are_those_of_its_tensors(tmp_path: Path) -> None:
     assert stream.x is not None
     assert stream.delta is not None
     held = [stream.x, stream.delta, *first.attention.cache.tensors.values()]
-    held += [t for t in ctx.rotation.tables[0] if t is not None]
+    assert model.rotary is not None
+    held += ctx.step.rotation(model.rotary, local=False)
     assert passing.held_bytes(LENGTH) == sum(t.numel() * t.element_size() for t in held)

@@ -6,13 +6,15 @@ Nothing heavy is imported here: a command imports what it needs when it runs.
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import typer
 
 from twofold.cli import catalogues, evaluate, machine, results, talk
-from twofold.cli.errors import Commands
+from twofold.cli.errors import Commands, show_warning
+from twofold.kernels.cpu.threads import quiet_openmp
 
 app = typer.Typer(
     name="twofold",
@@ -122,4 +124,7 @@ def main(args: list[str] | None = None) -> Any:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # units have characters that not every terminal's encoding has
             stream.reconfigure(errors="replace")
+    warnings.showwarning = show_warning
+    if "torch" not in sys.modules:
+        quiet_openmp()
     app(args=args, prog_name="twofold")

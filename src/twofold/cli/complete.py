@@ -33,5 +33,20 @@ def techniques(incomplete: str) -> list[str]:
     return _matching(technique_names(), incomplete)
 
 
+def kernels(incomplete: str) -> list[str]:
+    """Kernels of the device `cpu`."""
+    return _matching(("auto", "native", "native-fp32", "reference"), incomplete)
+
+
+def cache_formats(incomplete: str) -> list[str]:
+    """Formats of cache entries."""
+    return _matching(("auto", "f32", "f16", "int8", "int4"), incomplete)
+
+
+def weights(incomplete: str) -> list[str]:
+    """How quantised matrices are held."""
+    return _matching(("auto", "stored", "dense"), incomplete)
+
+
 def _matching(names: object, incomplete: str) -> list[str]:
     return sorted(n for n in names if n.startswith(incomplete.lower()))  # type: ignore[attr-defined]

@@ -21,6 +21,12 @@ def complain(message: str, word: str = "error") -> None:
     print(f"{word}: {message}", file=sys.stderr)
 
 
+def show_warning(message: Warning | str, *where: Any, **rest: Any) -> None:
+    """A warning of Python's as one line of ours; takes the place of `warnings.showwarning`."""
+    del where, rest
+    complain(str(message), "warning")
+
+
 def _debugging() -> bool:
     return os.environ.get("TWOFOLD_DEBUG", "") not in ("", "0")
 

@@ -103,7 +103,18 @@ def _markdown(bench: Bench) -> str:
         moved, flop = (sum(v) / len(v) / 1e9 for v in (outcome.bytes_per_s, outcome.flop_per_s))
         cells = (bench.model, size, parameters, bench.device, bench.techniques, outcome.test.name, speed)
         lines.append("| " + " | ".join((*cells, f"{moved:.1f}", f"{flop:.1f}")) + " |")
-    return "\n".join(lines) + f"\n\nconfidence: {bench.confidence}\n"
+    below = [f"confidence: {bench.confidence}"]
+    if bench.settings:
+        below.append(", ".join(f"{name}: {value}" for name, value in bench.settings.items()))
+    for outcome in bench.outcomes:
+        if outcome.reference_ops:
+            below.append(f"ops on reference kernels in {outcome.test.name}: {_counts(outcome.reference_ops)}")
+    return "\n".join(lines) + "\n\n" + "\n".join(below) + "\n"
+
+
+def _counts(ops: dict[str, int]) -> str:
+    """`Linear 120, Gather 2`: most frequent first."""
+    return ", ".join(f"{name} {ops[name]}" for name in sorted(ops, key=lambda name: (-ops[name], name)))
 
 
 def _csv(bench: Bench) -> str:
@@ -115,6 +126,7 @@ def _csv(bench: Bench) -> str:
             for end in ("low", "mid", "high")
         }
         plain = {k: v for k, v in record.items() if not isinstance(v, dict | list)}
+        plain["reference_ops"] = _counts(record["reference_ops"])
         rows.append({**plain, **figures, "samples": len(record["samples"])})
     out = io.StringIO()
     writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")

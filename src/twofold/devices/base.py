@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from twofold.devices.clock import Clock
 from twofold.ops.base import Op, Precision
+
+if TYPE_CHECKING:
+    from twofold.models.cache import CacheLayer
+    from twofold.models.step import StepInput
 
 Confidence = Literal["measured", "calibrated", "datasheet"]
 
@@ -20,6 +25,13 @@ class Layer(Protocol):
     @property
     def signature(self) -> object:
         """Hashable; equal for layers that cost the same."""
+
+
+class Model(Protocol):
+    """Anything with a forward pass written on ops."""
+
+    def forward(self, step: StepInput, device: Device) -> Any:
+        """Logits of `step`, computed or charged by `device`."""
 
 
 LayerT = TypeVar("LayerT", bound=Layer)
@@ -55,9 +67,11 @@ class Device(ABC):
     is charged.
     memory: capacity in bytes by memory space ("device", "host", "disk"). native_precision: of activations
     where a plan leaves it open. resident_bytes: weights and cache of the deployed model; a cached memory
-    system streams by its size. linkable: whether several of them can serve one model.
+    system streams by its size. linkable: whether several of them can serve one model. cache_format: of cache
+    entries where a plan leaves it open; None is the activations' precision. stored_weights: whether quantised
+    weights stay as a checkpoint stores them where a plan leaves it open.
     totals: work and time by op kind since the last `reset_totals` (a real device fills seconds only while
-    profiling).
+    profiling). reference_ops: executions of ops, by name, that had no native kernel where others have one.
     """
 
     name: str
@@ -68,14 +82,27 @@ class Device(ABC):
     native_precision: Precision = "bf16"
     resident_bytes: int = 0
     linkable: bool = False
+    cache_format: str | None = None
+    stored_weights: bool = False
 
     def __init__(self) -> None:
         self.totals: dict[str, OpTotals] = {}
+        self.reference_ops: Counter[str] = Counter()
 
     @abstractmethod
     def execute(self, op: Op, *args: Any) -> Any:
         """Run `op` on `args` (tensors or views of caches). Returns what its kernel returns: a tensor or a
         tuple of `op.outputs` tensors on a real device, None or a tuple of Nones on a modelled one."""
+
+    def forward(self, model: Model, step: StepInput) -> Any:
+        """Run `model` on `step`, op by op or in any faster way that gives the same. Returns its logits
+        [step.num_logits, vocab], which are valid until the next step; None on a modelled device."""
+        return model.forward(step, self)
+
+    def attend(self, cache: CacheLayer, step: StepInput, q: Any, k: Any, v: Any) -> Any:
+        """Let `cache` append keys and values and attend over them, by ops of its choice. Returns what
+        `cache.attend` does."""
+        return cache.attend(self, step, q, k, v)
 
     @abstractmethod
     def each(self, layers: Sequence[LayerT]) -> Iterator[LayerT]:
@@ -91,6 +118,11 @@ class Device(ABC):
         """Finish the step: wait until a real device has computed it. Returns what it took; the caller lets a
         virtual clock advance, since steps of a pipeline overlap."""
 
+    def settings(self) -> dict[str, object]:
+        """What a user may want to know of how it executes ops, by name."""
+        return {}
+
     def reset_totals(self) -> None:
         """Forget the collected totals."""
         self.totals = {}
+        self.reference_ops.clear()

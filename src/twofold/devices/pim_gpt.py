@@ -19,7 +19,7 @@ from twofold.devices.base import Confidence
 from twofold.devices.modelled import Charge, ModelledDevice
 from twofold.devices.parts.bank_mac import MacStream, matrix_streams, run
 from twofold.devices.parts.dram import Dram, DramWork
-from twofold.devices.parts.vector_unit import ADD, GELU, MUL, SILU, Arithmetic, norm, softmax
+from twofold.devices.parts.vector_unit import ADD, GELU, MUL, SILU, TANH, Arithmetic, norm, softmax
 from twofold.devices.pim_gpt_config import SOURCES, PimGptConfig
 from twofold.ops import (
     Activate,
@@ -29,11 +29,13 @@ from twofold.ops import (
     CacheWrite,
     Cost,
     Embedding,
+    Gather,
     Linear,
     Norm,
     Op,
     RotaryQKV,
     Sample,
+    Softcap,
 )
 
 _ELEMENT = 2  # bytes of a bfloat16
@@ -126,6 +128,10 @@ class PimGpt(ModelledDevice):
                 if not op.rotated and not op.qk_norm:
                     return Charge(0.0, 0.0, "compute")  # a split moves nothing
                 return self._asic(_rotation(op), op.tokens)
+            case Gather():
+                return Charge(0.0, 0.0, "compute")  # rows that want no logits are not sent on
+            case Softcap():
+                return self._asic((MUL.then(TANH).then(MUL)) * op.vocab, op.rows)
             case Sample():
                 return self._asic(ADD * op.vocab, op.rows)
         raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 from twofold.devices import catalog
 from twofold.devices.base import Device
@@ -12,6 +13,9 @@ from twofold.devices.pim_gpt import PimGpt
 from twofold.errors import nearest
 
 REAL = ("cpu", "cuda")
+Kernels = Literal["auto", "native", "native-fp32", "reference"]
+"""Which kernels the device `cpu` runs; see `devices.cpu_device`."""
+
 MACHINES: dict[str, Callable[[], ModelledDevice]] = {"pim-gpt": PimGpt}
 """Machines that map ops in their own way, one class each."""
 
@@ -32,20 +36,28 @@ def is_real(name: str) -> bool:
 
 
 def make_device(
-    name: str, *, tp: int = 1, pp: int = 1, dp: int = 1, ep: int = 1, profile: bool = False
+    name: str,
+    *,
+    tp: int = 1,
+    pp: int = 1,
+    dp: int = 1,
+    ep: int = 1,
+    profile: bool = False,
+    kernels: Kernels = "auto",
+    threads: int | None = None,
 ) -> Device:
     """The device called `name` (or described by the YAML file of that path), one rank of a deployment on tp ·
     pp · dp of them.
 
-    ValueError for an unknown name, or for a parallelism that the device cannot have.
+    kernels and threads: of the device `cpu` (see `devices.cpu_device`); a modelled device has neither.
+    ValueError for an unknown name, for a parallelism that the device cannot have, or for kernels that are not
+    here.
     """
     several = tp * pp * dp > 1
     if is_real(name):
         if several:
             raise ValueError(f"device {name!r} runs on one device; parallelism (tp, pp, dp) can be predicted")
-        from twofold.devices.torch_device import TorchDevice  # only here: listing devices needs no torch
-
-        return TorchDevice(name, profile=profile)
+        return _real(name, kernels, threads, profile)
     if name in MACHINES:
         if several:
             raise ValueError(f"{name} is a single machine; it has no tp, pp or dp")
@@ -53,3 +65,18 @@ def make_device(
     if name not in device_names() and not name.endswith((".yaml", ".yml")):
         raise ValueError(f"unknown device {name!r}; {nearest(name, device_names())}")
     return Cluster(catalog.get_device(name), tp, pp, dp, ep).rank()
+
+
+def _real(name: str, kernels: Kernels, threads: int | None, profile: bool) -> Device:
+    # Imported here, since listing devices needs no torch.
+    if name == "cpu":
+        from twofold.devices.cpu_device import CpuDevice
+
+        return CpuDevice(kernels=kernels, threads=threads, profile=profile)
+    from twofold.devices.torch_device import TorchDevice
+
+    if kernels not in ("auto", "reference"):
+        raise ValueError(f"kernels {kernels!r} are of device 'cpu'; device {name!r} runs on 'reference'")
+    if threads is not None:
+        raise ValueError(f"threads are those of device 'cpu'; device {name!r} has none to set")
+    return TorchDevice(name, profile=profile)

@@ -11,6 +11,7 @@ import torch
 from twofold.devices.base import Device
 from twofold.engine.active import Active, activate, the_one
 from twofold.engine.blocks import BlockManager
+from twofold.engine.cache_format import cache_scheme, decide_format
 from twofold.engine.engine import Engine
 from twofold.engine.fit import smallest_change
 from twofold.engine.memory import DoesNotFitError, MemoryPlan, plan_memory
@@ -18,10 +19,12 @@ from twofold.engine.policy import POLICIES
 from twofold.engine.runner import Runner
 from twofold.engine.scheduler import Scheduler
 from twofold.engine.scheduler_config import SchedulerConfig
+from twofold.engine.weight_format import decide_stored
 from twofold.models.build import ModelOptions, build_model
 from twofold.models.cache import CacheSize
 from twofold.models.parallel import Parallel
 from twofold.models.spec import ModelSpec
+from twofold.models.stored_weights import StoredWeights
 from twofold.models.tensors import Checkpoint
 from twofold.models.transformer import Transformer
 from twofold.ops.base import Precision
@@ -43,7 +46,11 @@ little to allocate."""
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The plan's engine limits with every default decided."""
+    """The plan's engine limits with every default decided.
+
+    cache_format: how cache entries are stored: a native format, the activations' own, or a technique's name.
+    stored_weights: whether quantised matrices stay as the checkpoint stores them.
+    """
 
     precision: Precision
     block_size: int
@@ -51,6 +58,8 @@ class Limits:
     max_num_batched_tokens: int
     max_context: int
     capacity: int
+    cache_format: str
+    stored_weights: bool
 
 
 def make_techniques(plan: Plan, spec: ModelSpec) -> list[Technique]:
@@ -74,8 +83,8 @@ def build_engine(
 ) -> Engine:
     """An engine for `plan` on `device`.
 
-    checkpoint: the weights, needed on a real device and unused on a modelled one. calibration: gives token
-    ids of prose to techniques that learn from the unmodified model. recorded: data-dependent quantities of an
+    checkpoint: the weights, needed on a real device; for a modelled one, only how they are stored is looked
+    at. calibration: gives token ids of prose to techniques that learn from the unmodified model. recorded: data-dependent quantities of an
     earlier run, for predictions. ValueError where the plan cannot work; DoesNotFitError, with the smallest
     change that would do, where memory is short.
     """
@@ -84,7 +93,6 @@ def build_engine(
             f"{spec.name} is known by its architecture only; it can be predicted, but running it needs "
             "weights"
         )
-    weights = checkpoint if device.real else None
     techniques = make_techniques(plan, spec)
     if device.real and any(t.needs_calibration for t in techniques):
         if calibration is None:
@@ -95,17 +103,23 @@ def build_engine(
     actives = [
         activate(t, real=device.real, overrides=plan.behaviour, recorded=recorded or {}) for t in techniques
     ]
-    limits = decide_limits(plan, device, spec, actives)
-    model = _model(plan, device, spec, weights, actives, limits, progress)
+    limits = decide_limits(plan, device, spec, actives, checkpoint)
+    model = _model(plan, device, spec, checkpoint, actives, limits, progress)
     try:
         memory = _memory(plan, device, model, limits)
     except DoesNotFitError as error:
-        change = smallest_change(plan, spec, lambda p: _fits(p, device, spec))
+        change = smallest_change(plan, spec, lambda p: _fits(p, device, spec, checkpoint))
         raise DoesNotFitError(f"{spec.name} does not fit on {device.name}: {error}. {change}") from None
     return _assemble(plan, device, model, memory, limits, actives, checkpoint)
 
 
-def decide_limits(plan: Plan, device: Device, spec: ModelSpec, actives: Sequence[Active]) -> Limits:
+def decide_limits(
+    plan: Plan,
+    device: Device,
+    spec: ModelSpec,
+    actives: Sequence[Active],
+    checkpoint: Checkpoint | None = None,
+) -> Limits:
     """Every engine default that the plan leaves open."""
     e = plan.engine
     multiple = max([getattr(a.cache, "block_multiple", 1) for a in actives], default=1)
@@ -113,13 +127,17 @@ def decide_limits(plan: Plan, device: Device, spec: ModelSpec, actives: Sequence
     closed = load.rate is None and (load.trace is None or load.concurrency is not None)
     few = min(MOST_SEQS, max(FEW_SEQS, load.concurrency or 1))
     seqs = e.max_num_seqs or (few if closed or device.real else MOST_SEQS)
+    precision = plan.precision if plan.precision != "auto" else device.native_precision
+    block_size = e.block_size or max(DEFAULT_BLOCK_SIZE, multiple)
     return Limits(
-        plan.precision if plan.precision != "auto" else device.native_precision,
-        e.block_size or max(DEFAULT_BLOCK_SIZE, multiple),
+        precision,
+        block_size,
         seqs,
         e.max_num_batched_tokens or max(seqs, 512 if device.real else 2048),
         min(e.max_context or spec.max_context, spec.max_context),
         e.memory or int(device.memory["device"] * e.memory_share),
+        decide_format(plan, device, spec, actives, precision, block_size),
+        decide_stored(plan, device, checkpoint),
     )
 
 
@@ -132,7 +150,7 @@ def _calibrated(
     ids: Sequence[int],
     progress: Progress | None,
 ) -> list[Technique]:
-    limits = decide_limits(plan, device, spec, [])
+    limits = decide_limits(plan, device, spec, [], checkpoint)
     plain = _model(plan, device, spec, checkpoint, [], limits, progress)
     with torch.inference_mode():
         return [t.calibrate(plain, device, ids) if t.needs_calibration else t for t in techniques]
@@ -147,18 +165,29 @@ def _model(
     limits: Limits,
     progress: Progress | None,
 ) -> Transformer:
-    options = ModelOptions(
+    options = _options(plan, actives, limits, checkpoint, load=device.real)
+    where = torch.device(device.name) if device.real else None
+    report = None if progress is None else lambda done, total: progress("loading weights", done, total)
+    return build_model(spec, options, checkpoint if device.real else None, where, report)
+
+
+def _options(
+    plan: Plan, actives: Sequence[Active], limits: Limits, checkpoint: Checkpoint | None, *, load: bool
+) -> ModelOptions:
+    stored = None
+    if limits.stored_weights:
+        assert checkpoint is not None
+        stored = StoredWeights(checkpoint, load=load, exact=plan.engine.kernels == "native-fp32")
+    return ModelOptions(
         limits.precision,
         Parallel(**plan.parallel.model_dump()),
         the_one([a.weights for a in actives]),
-        the_one([a.cache for a in actives]),
+        the_one([a.cache for a in actives]) or cache_scheme(limits.cache_format),
         the_one([a.selection for a in actives]),
         limits.block_size,
         limits.max_context,
+        stored,
     )
-    where = torch.device(device.name) if device.real else None
-    report = None if progress is None else lambda done, total: progress("loading weights", done, total)
-    return build_model(spec, options, checkpoint, where, report)
 
 
 def _memory(plan: Plan, device: Device, model: Transformer, limits: Limits) -> MemoryPlan:
@@ -182,16 +211,17 @@ def _memory(plan: Plan, device: Device, model: Transformer, limits: Limits) -> M
     )
 
 
-def _fits(plan: Plan, device: Device, spec: ModelSpec) -> bool:
-    """Whether `plan` fits, judged from shapes alone."""
+def _fits(plan: Plan, device: Device, spec: ModelSpec, checkpoint: Checkpoint | None) -> bool:
+    """Whether `plan` fits, judged from shapes and formats alone."""
     cut = plan.parallel
     if cut.tp * cut.pp * cut.dp > 1 and not device.linkable:
         return False
     try:
         techniques = make_techniques(plan, spec)
         actives = [activate(t, real=False, overrides=plan.behaviour, recorded={}) for t in techniques]
-        limits = decide_limits(plan, device, spec, actives)
-        _memory(plan, device, _model(plan, device, spec, None, actives, limits, None), limits)
+        limits = decide_limits(plan, device, spec, actives, checkpoint)
+        options = _options(plan, actives, limits, checkpoint, load=False)
+        _memory(plan, device, build_model(spec, options), limits)
     except ValueError:
         return False
     return True
@@ -248,5 +278,8 @@ def _assemble(
             "cache_reserved_bytes": memory.cache,
             "prefix_caching": prefix_caching,
             "policy": policy.name,
+            "cache_format": limits.cache_format,
+            "weights": "stored" if limits.stored_weights else "dense",
+            **device.settings(),
         },
     )

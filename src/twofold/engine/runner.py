@@ -73,7 +73,6 @@ class Runner:
                     self._host.append(
                         {n: torch.empty(s, dtype=cache.tensors[n].dtype) for n, s in shapes.items()}
                     )
-            self._offsets = torch.arange(size.block_size, device=self.where)
 
     # --- a step ---
 
@@ -87,12 +86,12 @@ class Runner:
             return StepResult(device.end_step(), [] if device.real else None, None if device.real else [])
         if not device.real:
             step = self._shape(batch)
-            self.model.forward(step, device)
+            device.forward(self.model, step)
             if step.num_logits:
                 device.execute(Sample(step.num_logits, self.model.spec.vocab_size))
             return StepResult(device.end_step(), counts=self._judge(batch))
         step = self._tensors(batch)
-        logits = self.model.forward(step, device)
+        logits = device.forward(self.model, step)
         tokens: list[int] = []
         logprobs: list[TokenLogprobs | None] = []
         if logits is not None:
@@ -120,7 +119,6 @@ class Runner:
             prompt = start < num_prompt - 1
             end = min(start + chunk, num_prompt - 1) if prompt else min(start + min(chunk, SCORED), last)
             ids = token_ids[start:end]
-            slots = self._slots(table, end)
             wanted = 0 if prompt else len(ids)
             step = StepInput(
                 [Span(len(ids), end)],
@@ -128,15 +126,16 @@ class Runner:
                 wanted,
                 torch.tensor(ids, device=self.where),
                 torch.arange(start, end, device=self.where),
-                slots[start:],
-                [slots],
-                [row],
+                torch.tensor(self._slots(table, start, end), device=self.where),
+                rows=[row],
+                block_tables=[table],
+                block_size=self.size.block_size,
             )
             self.device.begin_step()
-            logits = self.model.forward(step, self.device)
+            logits = self.device.forward(self.model, step)
             self.device.end_step()
             if logits is not None:
-                parts.append(logits)
+                parts.append(logits.clone())  # the device's own are valid until its next step
             for cache in self._committing:
                 cache.commit(row, end, 0)
             start = end
@@ -168,17 +167,16 @@ class Runner:
 
     # --- real ---
 
-    def _slots(self, table: Sequence[int], count: int) -> torch.Tensor:
-        """Flat cache slots 0 … count - 1 of a block table."""
-        blocks = torch.tensor(table, device=self.where)
-        return (blocks[:, None] * self.size.block_size + self._offsets).flatten()[:count]
+    def _slots(self, table: Sequence[int], start: int, end: int) -> list[int]:
+        """Flat cache slots start … end - 1 of a block table."""
+        size = self.size.block_size
+        return [table[i // size] * size + i % size for i in range(start, end)]
 
     def _tensors(self, batch: Batch) -> StepInput:
         ids: list[int] = []
         positions: list[int] = []
         spans: list[Span] = []
-        new_slots: list[torch.Tensor] = []
-        tables: list[torch.Tensor] = []
+        slots: list[int] = []
         rows: list[int] = []
         wanted: list[int] = []
         for e in batch.entries:
@@ -186,9 +184,7 @@ class Runner:
             ids += e.tokens()
             positions += range(e.start, e.start + e.num_tokens)
             spans.append(Span(e.num_tokens, e.num_keys))
-            slots = self._slots(e.request.block_table, e.num_keys)
-            tables.append(slots)
-            new_slots.append(slots[e.slot :])
+            slots += self._slots(e.request.block_table, e.slot, e.num_keys)
             rows.append(self._row(e.request))
             if e.samples:
                 last = first + e.num_tokens
@@ -200,11 +196,13 @@ class Runner:
             len(wanted),
             torch.tensor(ids, device=where),
             torch.tensor(positions, device=where),
-            torch.cat(new_slots),
-            tables,
+            torch.tensor(slots, device=where),
+            None,
             rows,
             torch.tensor(wanted, device=where),
-            drafts=[e.num_drafts for e in batch.entries],
+            [e.num_drafts for e in batch.entries],
+            [e.request.block_table for e in batch.entries],
+            self.size.block_size,
         )
 
     def _row(self, request: Request) -> int:

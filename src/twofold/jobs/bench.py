@@ -38,12 +38,14 @@ class Test:
 
 @dataclass(slots=True)
 class Outcome:
-    """Samples of one test: tokens/s, and achieved bytes/s and FLOP/s by counting."""
+    """Samples of one test: tokens/s, and achieved bytes/s and FLOP/s by counting. reference_ops: how often
+    each op ran on its reference kernel in the last of them, for want of a native one."""
 
     test: Test
     tokens_per_s: list[float] = field(default_factory=list)
     bytes_per_s: list[float] = field(default_factory=list)
     flop_per_s: list[float] = field(default_factory=list)
+    reference_ops: dict[str, int] = field(default_factory=dict)
 
     @property
     def mean(self) -> float:
@@ -58,7 +60,8 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """All tests of one model on one device. weight_bytes: as stored; parameters: weights of the model."""
+    """All tests of one model on one device. weight_bytes: as stored; parameters: weights of the model;
+    settings: the device's own (kernels, instruction set, threads)."""
 
     model: str
     device: str
@@ -67,6 +70,7 @@ class Bench:
     parameters: int
     weight_bytes: int
     outcomes: list[Outcome]
+    settings: dict[str, Any] = field(default_factory=dict)
 
     def records(self) -> list[dict[str, Any]]:
         """One record per test for JSON; figures as in the schema of results, with the range over the
@@ -77,6 +81,7 @@ class Bench:
                 "device": self.device,
                 "techniques": self.techniques,
                 "confidence": self.confidence,
+                **self.settings,
                 "parameters": self.parameters,
                 "weight_bytes": self.weight_bytes,
                 "test": outcome.test.name,
@@ -89,6 +94,7 @@ class Bench:
                 "achieved_gflop_s": Figure.spread(
                     [f / 1e9 for f in outcome.flop_per_s], "GFLOP/s"
                 ).model_dump(),
+                "reference_ops": outcome.reference_ops,
             }
             for outcome in self.outcomes
         ]
@@ -169,6 +175,7 @@ def bench_plan(
                     (outcome.tokens_per_s, outcome.bytes_per_s, outcome.flop_per_s), sample, strict=True
                 ):
                     into.append(value)
+            outcome.reference_ops = dict(engine.device.reference_ops)
         outcomes.append(outcome)
     engine.check_techniques()
     return Bench(
@@ -179,6 +186,7 @@ def bench_plan(
         spec.num_parameters(),
         engine.memory.weights,
         outcomes,
+        engine.device.settings(),
     )
 
 

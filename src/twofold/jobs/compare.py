@@ -9,6 +9,7 @@ from twofold.engine.build import Progress, make_techniques
 from twofold.jobs.models import find_checkpoint
 from twofold.jobs.predict import label_of, predict_plan
 from twofold.jobs.run import quality_baseline, run_plan
+from twofold.kernels.cpu.cache_formats import FORMATS
 from twofold.measure.quality import QualityBaseline
 from twofold.models.tensors import Checkpoint
 from twofold.plan import Plan, TechniqueUse
@@ -89,7 +90,13 @@ def _row(
         )
         try:
             result = predict_plan(
-                target, device, label=label, spec=checkpoint.spec, recorded=outcome.behaviour, progress=None
+                target,
+                device,
+                label=label,
+                spec=checkpoint.spec,
+                stored=checkpoint,
+                recorded=outcome.behaviour,
+                progress=None,
             )
         except ValueError as error:
             refused[device] = str(error)
@@ -114,5 +121,8 @@ def _as_run(plan: Plan, measured: Result) -> Plan:
     run did."""
     names = ("block_size", "max_num_seqs", "max_num_batched_tokens", "max_context", "cache_blocks")
     decided = {name: measured.derived[name] for name in names}
+    if measured.derived["cache_format"] in FORMATS:  # else as activations, or by a technique
+        decided["cache_format"] = measured.derived["cache_format"]
+    decided["weights"] = measured.derived["weights"]
     engine = plan.engine.model_copy(update=decided)
     return plan.model_copy(update={"engine": engine, "precision": measured.derived["precision"]})

@@ -13,13 +13,14 @@ from twofold.plan import Plan
 
 
 def derived_limits(plan: Plan) -> dict[str, Any]:
-    """The engine's limits for `plan` on its device, every default decided; capacity is in bytes.
+    """The engine's limits for `plan` on its device, every default decided, and how the device executes ops;
+    capacity is in bytes.
 
     ValueError where model, device or techniques are unknown or cannot work together, or the device is not
     here.
     """
     spec = find_spec(plan.model)
     techniques = make_techniques(plan, spec)
-    device = make_device(plan.device, **plan.parallel.model_dump())
+    device = make_device(plan.device, **plan.parallel.model_dump(), **plan.engine.device_options)
     actives = [activate(t, real=False, overrides=plan.behaviour, recorded={}) for t in techniques]
-    return asdict(decide_limits(plan, device, spec, actives))
+    return {**asdict(decide_limits(plan, device, spec, actives)), **device.settings()}

@@ -1,8 +1,8 @@
 """Rewrites what the documentation repeats of the code: `python -m twofold.jobs.docs`, run by `make docs`.
 
 Between `<!-- begin NAME -->` and `<!-- end NAME -->` of README.md and docs/*.md stands what is made here: the
-newest stored comparison, the ledger, and the tables of techniques, devices and models. Nothing there is typed
-by hand.
+newest stored comparison, the ledger, the tables of techniques, devices and models, and the measurements in
+docs/data. Nothing there is typed by hand.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from twofold.devices.listing import device_records
 from twofold.models.catalog import get_spec, model_names
 from twofold.report import table
 from twofold.report.comparison import Comparison
+from twofold.report.matvec import MatvecRow, MatvecTable
 from twofold.report.pictures import pictures
 from twofold.report.store import Store
 from twofold.techniques.pairs import all_pairs
@@ -87,6 +88,25 @@ def ledger() -> str:
     return to_markdown(build_ledger(all_claims()))
 
 
+def matvec(tables: Sequence[MatvecTable]) -> str:
+    """Matrix-vector products beside ggml's: time, stored weight bytes per second, ggml's time over ours."""
+    heads = ["format", "rows × columns", "threads"]
+    for state in ("in cache", "beyond"):
+        heads += [f"{state}: µs", "ggml µs", "GB/s", "ratio"]
+    parts = []
+    for measured in tables:
+        rows = [
+            (hot.format.upper(), f"{hot.rows:,} × {hot.cols:,}", hot.threads, *_cells(hot), *_cells(cold))
+            for hot, cold in measured.pairs()
+        ]
+        parts.append(f"{measured.caption()}.\n\n{markdown_table(heads, rows)}")
+    return "\n\n".join(parts)
+
+
+def _cells(row: MatvecRow) -> tuple[str, ...]:
+    return f"{row.ours_us:,.1f}", f"{row.theirs_us:,.1f}", f"{row.ours_gb_s:.1f}", f"{row.ratio:.2f}"
+
+
 def newest_comparison() -> Comparison | None:
     """The comparison that was stored last, or None."""
     found = [s for s in Store().find(limit=500) if s.comparison is not None]
@@ -135,6 +155,8 @@ def main(root: Path = ROOT) -> None:
         "models": models,
         "ledger": ledger,
     }
+    stored = [MatvecTable.read(path) for path in sorted((root / "docs" / "data").glob("matvec*.json"))]
+    sections["matvec"] = lambda: matvec(stored) if stored else _kept(root / "docs" / "matvec.md", "matvec")
     newest = newest_comparison()
     if newest is None:
         print(

@@ -37,6 +37,13 @@ def find_checkpoint(name: str) -> Checkpoint:
     return load_checkpoint(name)
 
 
+def find_stored(name: str) -> Checkpoint | None:
+    """The weights called `name` where they are at hand: their formats are known, and nothing is read."""
+    if is_path(name) or (name in registered_names() and cached_path(name) is not None):
+        return load_checkpoint(name)
+    return None
+
+
 def find_tokenizer_source(name: str) -> Checkpoint | None:
     """What carries the tokenizer of the model called `name`, where that is at hand."""
     if is_path(name) or (name in registered_names() and cached_path(name) is not None):

@@ -6,9 +6,10 @@ from twofold.devices.registry import is_real, make_device
 from twofold.engine.build import Progress, build_engine
 from twofold.engine.engine import Engine
 from twofold.engine.request import Request
-from twofold.jobs.models import find_spec, find_tokenizer_source
+from twofold.jobs.models import find_spec, find_stored, find_tokenizer_source
 from twofold.jobs.result import Played, make_result
 from twofold.models.spec import ModelSpec
+from twofold.models.tensors import Checkpoint
 from twofold.plan import Plan
 from twofold.report.schema import Result
 from twofold.techniques.registry import make_technique
@@ -21,10 +22,12 @@ def predict_plan(
     *,
     label: str | None = None,
     spec: ModelSpec | None = None,
+    stored: Checkpoint | None = None,
     recorded: dict[str, float] | None = None,
     progress: Progress | None = None,
 ) -> Result:
-    """What `plan` would do on the modelled `device`. recorded: data-dependent quantities that a run measured.
+    """What `plan` would do on the modelled `device`. stored: says how the weights are stored; looked up by
+    default. recorded: data-dependent quantities that a run measured.
 
     ValueError where the plan cannot work there (DoesNotFitError with the smallest change that would do).
     """
@@ -33,6 +36,7 @@ def predict_plan(
             f"{device!r} is a real device: `run` it, or predict for 'this-cpu' after `twofold calibrate`"
         )
     spec = spec or find_spec(plan.model)
+    stored = stored or find_stored(plan.model)
     tokenizer = None
     if plan.workload.prompts is not None and (source := find_tokenizer_source(plan.model)) is not None:
         tokenizer = source.tokenizer
@@ -43,7 +47,7 @@ def predict_plan(
     seconds = 0.0
     for replica in range(replicas):
         engine = build_engine(
-            plan, make_device(device, **plan.parallel.model_dump()), spec, recorded=recorded
+            plan, make_device(device, **plan.parallel.model_dump()), spec, stored, recorded=recorded
         )
         share = _share(workload, replica, replicas)
         if not share.items:

@@ -90,7 +90,9 @@ def load_engine(
 ) -> Engine:
     """The plan's engine on its real device, with weights."""
     gc.collect()
-    device = make_device(plan.device, **plan.parallel.model_dump(), profile=profile)
+    device = make_device(
+        plan.device, **plan.parallel.model_dump(), **plan.engine.device_options, profile=profile
+    )
     tokenizer = checkpoint.tokenizer
 
     def calibration() -> Sequence[int]:

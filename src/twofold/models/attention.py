@@ -43,7 +43,7 @@ class AttentionBlock:
         """[T, hidden] to [T, hidden]."""
         q, k, v = self.project(x, ctx)
         _, _, output, reduce = self._ops[ctx.step.num_tokens]
-        attended = self.cache.attend(ctx.device, ctx.step, q, k, v)
+        attended = ctx.device.attend(self.cache, ctx.step, q, k, v)
         run = ctx.device.execute
         y: Maybe = run(output, attended, self.out, self.out_bias)
         return run(reduce, y) if reduce is not None else y
@@ -55,9 +55,10 @@ class AttentionBlock:
         if ops is None:
             ops = self._ops[tokens] = self._make_ops(tokens)
         run = ctx.device.execute
-        cos, sin = ctx.rotation.tables[1 if self.sliding else 0]
         qkv = run(ops[0], x, self.qkv, self.qkv_bias)
-        q, k, v = run(ops[1], qkv, cos, sin, self.q_norm, self.k_norm, self.spec.norm_eps)
+        q, k, v = run(
+            ops[1], qkv, ctx.step, ctx.rotary, self.sliding, self.q_norm, self.k_norm, self.spec.norm_eps
+        )
         return q, k, v
 
     def _make_ops(self, tokens: int) -> tuple[Any, ...]:
@@ -120,7 +121,7 @@ class LatentAttentionBlock:
         before, after = ops
         for op in before:
             ctx.device.execute(op)
-        self.cache.attend(ctx.device, ctx.step, None, None, None)
+        ctx.device.attend(self.cache, ctx.step, None, None, None)
         for op in after:
             ctx.device.execute(op)
         return None

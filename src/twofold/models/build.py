@@ -12,13 +12,15 @@ import torch
 from twofold.models.attention import AttentionBlock, LatentAttentionBlock
 from twofold.models.cache import CacheScheme, DenseCacheScheme, Heads
 from twofold.models.mlp import ExpertsBlock, MLPBlock
+from twofold.models.packed import PackedMatrix
 from twofold.models.parallel import Parallel
 from twofold.models.rope import RotaryTables, table_elements
 from twofold.models.source import WeightSource
 from twofold.models.spec import ModelSpec
+from twofold.models.stored_weights import StoredWeights
 from twofold.models.tensors import Checkpoint
 from twofold.models.transformer import MLP, Attention, Transformer, TransformerLayer
-from twofold.models.weights import ACT_BYTES, WeightScheme
+from twofold.models.weights import ACT_BYTES, Matrix, WeightScheme
 from twofold.ops.base import Precision
 
 
@@ -46,7 +48,8 @@ class AllLayers:
 
 @dataclass(slots=True)
 class ModelOptions:
-    """How to put a model together. `max_positions`: length of the position tables, in tokens."""
+    """How to put a model together. `max_positions`: length of the position tables, in tokens; `stored`: the
+    checkpoint whose quantised matrices are kept as they are stored (None: they are widened)."""
 
     precision: Precision = "fp32"
     parallel: Parallel = field(default_factory=Parallel)
@@ -55,6 +58,7 @@ class ModelOptions:
     selection: LayerSelection | None = None
     block_size: int = 16
     max_positions: int | None = None
+    stored: StoredWeights | None = None
 
 
 def build_model(
@@ -85,7 +89,9 @@ class _Builder:
         self.spec, self.options, self.checkpoint, self.where = spec, options, checkpoint, where
         self.progress = progress
         self.act = ACT_BYTES[options.precision]
-        self.weights = WeightSource(spec.name, options.precision, options.weights, checkpoint, where)
+        self.weights = WeightSource(
+            spec.name, options.precision, options.weights, checkpoint, where, options.stored
+        )
         self.cache = options.cache or DenseCacheScheme()
         self.selection = options.selection or AllLayers()
         if checkpoint is not None and spec.latent is not None:
@@ -105,15 +111,14 @@ class _Builder:
             layers.append(self.layer(i))
             if self.progress is not None:
                 self.progress(i + 1, spec.num_layers)
-        embed = self.weights.tensor("embed")
-        tied = spec.tied_embeddings
-        head = self.weights.matrix(
-            "lm_head",
-            [("embed" if tied else "lm_head", spec.vocab_size // self.options.parallel.tp)],
-            spec.hidden,
-        )
+        tied, share = spec.tied_embeddings, spec.vocab_size // self.options.parallel.tp
+        embed = self.weights.table("embed", spec.vocab_size, spec.hidden)
+        if tied and isinstance(embed, PackedMatrix) and share == spec.vocab_size:
+            head: Matrix = embed  # one matrix serves both
+        else:
+            head = self.weights.matrix("lm_head", [("embed" if tied else "lm_head", share)], spec.hidden)
         if tied and embed is not None and head.tensors.get("weight") is not None:
-            embed = head.tensors["weight"]  # one tensor serves both
+            embed = head.tensors["weight"]
         positions = None
         if spec.positions == "learned":
             positions = self.weights.tensor("positions")
@@ -125,6 +130,8 @@ class _Builder:
             if self.checkpoint is not None:
                 rotary = RotaryTables(spec, length, self.where, self.weights.dtype)
         norm = self.weights.norm("norm", spec.hidden, spec.norm)
+        if self.options.stored is not None:
+            self.options.stored.save()
         return Transformer(
             spec,
             self.options.parallel,

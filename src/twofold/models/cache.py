@@ -98,6 +98,11 @@ class CacheLayer:
         return 0
 
     @property
+    def cost_key(self) -> object:
+        """Equal for cache layers whose `ops` are equal for equal steps."""
+        return type(self), self.heads, self.block_size, self.block_bytes(), self.sequence_bytes()
+
+    @property
     def allocated(self) -> int:
         """Bytes of the tensors that are really held."""
         return sum(t.numel() * t.element_size() for t in self.tensors.values())
@@ -147,28 +152,29 @@ class CacheLayer:
         v: torch.Tensor | None,
     ) -> torch.Tensor | None:
         """Append k, v and attend: q [T, H, D] to [T, H · v_dim]. Attention techniques override this."""
+        write, attention = self.ops(step)
+        device.execute(write, self, step, k, v)
+        out: torch.Tensor | None = device.execute(attention, q, self, step)
+        return out
+
+    def ops(self, step: StepInput) -> tuple[CacheWrite, Attention]:
+        """The ops that append the step's new entries and attend over them, with what they count."""
         h = self.heads
         tokens = step.num_tokens
-        device.execute(
+        return (
             CacheWrite(tokens, h.stored_width, self.write_bytes(step), h.act_bytes, self.pack_flop(step)),
-            self,
-            step,
-            k,
-            v,
+            Attention(
+                step.totals(h.window),
+                h.heads,
+                h.kv_heads,
+                h.head_dim,
+                h.v_dim,
+                self.read_bytes(step),
+                h.compute,
+                h.act_bytes,
+                self.widen_flop(step),
+            ),
         )
-        op = Attention(
-            step.totals(h.window),
-            h.heads,
-            h.kv_heads,
-            h.head_dim,
-            h.v_dim,
-            self.read_bytes(step),
-            h.compute,
-            h.act_bytes,
-            self.widen_flop(step),
-        )
-        out: torch.Tensor | None = device.execute(op, q, self, step)
-        return out
 
 
 class DenseCache(CacheLayer):

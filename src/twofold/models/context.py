@@ -1,4 +1,4 @@
-"""What every sublayer is given beside its input: the device, the batch, the rotation of its positions.
+"""What every sublayer is given beside its input: the device, the batch, the tables of rotations.
 
 On a modelled device the forward pass runs with None in place of every tensor: `Maybe`.
 """
@@ -6,11 +6,13 @@ On a modelled device the forward pass runs with None in place of every tensor: `
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
 from twofold.devices.base import Device
 from twofold.models.parallel import Parallel
+from twofold.models.rope import RotaryTables
 from twofold.models.step import StepInput
 from twofold.ops import AllReduce
 
@@ -25,20 +27,20 @@ class NormWeights:
     bias: Maybe = None
 
 
-@dataclass(slots=True)
-class Rotation:
-    """cos and sin of the step's positions for the global and for the sliding layers."""
+class RowTable(Protocol):
+    """An embedding table that is stored packed."""
 
-    tables: tuple[tuple[Maybe, Maybe], tuple[Maybe, Maybe]] = ((None, None), (None, None))
+    def rows(self, ids: torch.Tensor) -> torch.Tensor:
+        """Rows `ids` [T], widened: [T, width]."""
 
 
 @dataclass(slots=True)
 class Context:
-    """What every sublayer needs of the step: the device, the batch and the rotation of its positions."""
+    """What every sublayer needs of the step: the device, the batch and the model's rotary tables."""
 
     device: Device
     step: StepInput
-    rotation: Rotation
+    rotary: RotaryTables | None = None
 
 
 def all_reduce(tokens: int, width_bytes: int, parallel: Parallel) -> AllReduce | None:

@@ -115,11 +115,19 @@ class LayerPass:
 
 
 def _slice(step: StepInput, start: int, end: int) -> StepInput:
-    """Tokens `start` to `end` of the one sequence of `step`; token i lies in slot i."""
-    piece = StepInput([Span(end - start, end)], end - start, 0)
-    if step.token_ids is not None:
-        assert step.positions is not None
-        slots = torch.arange(end, device=step.token_ids.device)
-        piece.token_ids, piece.positions = step.token_ids[start:end], step.positions[start:end]
-        piece.slots, piece.tables, piece.rows = slots[start:], [slots], [0]
-    return piece
+    """Tokens `start` to `end` of the one sequence of `step`, which lies in one block: token i in slot i."""
+    spans = [Span(end - start, end)]
+    if step.token_ids is None:
+        return StepInput(spans, end - start, 0)
+    assert step.positions is not None
+    return StepInput(
+        spans,
+        end - start,
+        0,
+        step.token_ids[start:end],
+        step.positions[start:end],
+        torch.arange(start, end, device=step.token_ids.device),
+        rows=[0],
+        block_tables=[[0]],
+        block_size=step.num_tokens,
+    )

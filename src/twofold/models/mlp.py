@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-
 from twofold.models.context import Context, Maybe, all_reduce
 from twofold.models.parallel import Parallel
 from twofold.models.spec import ModelSpec
 from twofold.models.weights import ACT_BYTES, Matrix
-from twofold.ops import Activate, Add, AllToAll, ExpertMLP, Route, expected_touched
+from twofold.ops import Activate, Add, AllToAll, ExpertMLP, Route, SigmoidGate, expected_touched
 from twofold.ops.base import Precision
 
 
@@ -88,7 +86,7 @@ class ExpertsBlock:
         ops = self._ops.get(tokens)
         if ops is None:
             ops = self._ops[tokens] = self._make_ops(tokens)
-        logits_op, route, dispatch, experts, gate_op, add, reduce = ops
+        logits_op, route, dispatch, experts, gate_op, gating, add, reduce = ops
         e = self.spec.experts
         assert e is not None
         run = ctx.device.execute
@@ -102,8 +100,7 @@ class ExpertsBlock:
         if self.shared is not None:
             shared = self.shared(x, ctx)
             if gate_op is not None:
-                gate = run(gate_op, x, self.shared_gate)
-                shared = None if shared is None else shared * torch.sigmoid(gate)
+                shared = run(gating, shared, run(gate_op, x, self.shared_gate))
             y = run(add, y, shared)
         return run(reduce, y) if reduce is not None else y
 
@@ -136,6 +133,7 @@ class ExpertsBlock:
             dispatch,
             experts,
             gate,
+            SigmoidGate(tokens, spec.hidden, act),
             Add(tokens, spec.hidden, act),
             all_reduce(tokens, spec.hidden * act, cut),
         )

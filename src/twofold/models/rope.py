@@ -43,7 +43,7 @@ def inverse_frequencies(
     return freq.float()
 
 
-CosSin = tuple[torch.Tensor | None, torch.Tensor | None]
+CosSin = tuple[torch.Tensor, torch.Tensor]
 
 
 class RotaryTables:
@@ -64,11 +64,10 @@ class RotaryTables:
         """The tables that are held."""
         return [*self._global, *(self._local if self._local_differs else ())]
 
-    def at(self, positions: torch.Tensor) -> tuple[CosSin, CosSin]:
-        """((cos, sin) of global layers, (cos, sin) of sliding layers), each [T, 1, rotated]."""
-        rows = tuple(table.index_select(0, positions) for table in self._global)
-        local = tuple(t.index_select(0, positions) for t in self._local) if self._local_differs else rows
-        return (rows[0], rows[1]), (local[0], local[1])
+    def table(self, *, local: bool) -> CosSin:
+        """cos and sin of all positions, [positions, 1, rotated]: of the sliding layers (`local`), which share
+        the global ones where they do not differ, or of the others."""
+        return self._local if local else self._global
 
 
 def _table(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 
 from twofold.models.context import Maybe, NormWeights
+from twofold.models.packed import PackedMatrix
+from twofold.models.stored_weights import StoredWeights
 from twofold.models.tensors import Checkpoint
 from twofold.models.weights import ACT_BYTES, TORCH_DTYPES, DenseScheme, Matrix, WeightScheme
 from twofold.ops.base import Precision
@@ -27,11 +29,13 @@ class WeightSource:
         scheme: WeightScheme | None,
         checkpoint: Checkpoint | None,
         where: torch.device,
+        stored: StoredWeights | None = None,
     ) -> None:
         dense = DENSE_FORMATS.get(precision)
         if dense is None:
             raise ValueError(f"activations in {precision} are not supported; use {', '.join(DENSE_FORMATS)}")
         self.model, self.scheme, self.checkpoint, self.where = model, scheme, checkpoint, where
+        self.stored = stored
         self.act = ACT_BYTES[precision]
         self.dtype = TORCH_DTYPES[precision]
         self.dense = DenseScheme(dense, self.dtype)
@@ -45,6 +49,8 @@ class WeightSource:
         scheme: WeightScheme = self.dense
         if self.scheme is not None and self.scheme.applies(name, rows, in_features):
             scheme = self.scheme
+        elif self.stored is not None and (packed := self.stored.matrix(parts, in_features)) is not None:
+            return packed
         if self.checkpoint is None:
             return scheme.pack(None, rows, in_features)
         pieces = [self._stored(part).to(self.where) for part, _ in parts]
@@ -53,6 +59,12 @@ class WeightSource:
             given = tuple(weight.shape)
             raise ValueError(f"{self.model}: {name} is {given}, but its spec says {(rows, in_features)}")
         return scheme.pack(weight, rows, in_features)
+
+    def table(self, name: str, rows: int, width: int) -> Maybe | PackedMatrix:
+        """The embedding table called `name`: packed where it is stored so, else dense and not counted."""
+        if self.stored is not None and (packed := self.stored.matrix([(name, rows)], width)) is not None:
+            return packed
+        return self.tensor(name)
 
     def vector(self, names: list[str], width: int) -> Maybe:
         """The vectors of those names, joined; counted as [width]."""

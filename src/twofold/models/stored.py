@@ -49,6 +49,10 @@ class LazyTensors(Mapping[str, StoredTensor]):
     def __getitem__(self, name: str) -> StoredTensor:
         return self._sources[name].stored(name)
 
+    def format_of(self, name: str) -> str:
+        """The format that the tensor called `name` is stored in; reads nothing."""
+        return self._sources[name].format
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._sources)
 

@@ -10,14 +10,15 @@ import torch
 from twofold.devices.base import Device
 from twofold.models.attention import AttentionBlock, LatentAttentionBlock
 from twofold.models.cache import CacheLayer
-from twofold.models.context import Context, Maybe, NormWeights, Rotation
+from twofold.models.context import Context, Maybe, NormWeights
 from twofold.models.mlp import ExpertsBlock, MLPBlock
+from twofold.models.packed import PackedMatrix
 from twofold.models.parallel import Parallel
 from twofold.models.rope import RotaryTables
 from twofold.models.spec import ModelSpec
 from twofold.models.step import StepInput
 from twofold.models.weights import ACT_BYTES, Matrix
-from twofold.ops import AddNorm, AllGather, Embedding, Norm, Send
+from twofold.ops import AddNorm, AllGather, Embedding, Gather, Norm, Send, Softcap
 from twofold.ops.base import Precision
 
 Attention = AttentionBlock | LatentAttentionBlock
@@ -51,12 +52,13 @@ class Residual:
         assert not self.pending
         self.delta, self.pending = delta, True
 
-    def select(self, rows: Maybe) -> None:
-        """Keep only those rows from here on."""
-        if rows is not None:
-            assert self.x is not None
-            self.x = self.x.index_select(0, rows)
-            self.delta = None if self.delta is None else self.delta.index_select(0, rows)
+    def select(self, rows: Maybe, count: int) -> None:
+        """Keep only those `count` rows from here on."""
+        op = Gather(count, self.model.spec.hidden, ACT_BYTES[self.model.precision])
+        run = self.ctx.device.execute
+        self.x = run(op, self.x, rows)
+        if self.pending:
+            self.delta = run(op, self.delta, rows)
 
 
 @dataclass(slots=True)
@@ -105,7 +107,7 @@ class TransformerLayer:
         return found + (self.mlp.matrices() if self.mlp is not None else [])
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True)
 class Transformer:
     """A model ready to run or to be costed: what one rank of the deployment holds.
 
@@ -120,7 +122,7 @@ class Transformer:
     precision: Precision
     stages: Sequence[Sequence[TransformerLayer]]
     head: Matrix
-    embed: Maybe = None
+    embed: Maybe | PackedMatrix = None
     positions: Maybe = None
     rotary: RotaryTables | None = None
     norm: NormWeights = field(default_factory=NormWeights)
@@ -150,17 +152,22 @@ class Transformer:
     def start(self, step: StepInput, device: Device) -> tuple[Residual, Context]:
         """Embed the step's tokens."""
         spec, act = self.spec, ACT_BYTES[self.precision]
-        rotation = Rotation()
-        if self.rotary is not None and step.positions is not None:
-            rotation = Rotation(self.rotary.at(step.positions))
-        ctx = Context(device, step, rotation)
+        ctx = Context(device, step, self.rotary)
         tables = 2 if spec.positions == "learned" else 1
-        op = Embedding(step.num_tokens, spec.hidden, spec.hidden * act, act, tables)
-        positions = step.positions
-        if positions is not None and spec.position_offset:
-            positions = positions + spec.position_offset
+        row = (
+            self.embed.nbytes // spec.vocab_size
+            if isinstance(self.embed, PackedMatrix)
+            else spec.hidden * act
+        )
+        op = Embedding(step.num_tokens, spec.hidden, row, act, tables)
         x: Maybe = device.execute(
-            op, step.token_ids, self.embed, spec.embedding_scale, positions, self.positions
+            op,
+            step.token_ids,
+            self.embed,
+            spec.embedding_scale,
+            step.positions,
+            self.positions,
+            spec.position_offset,
         )
         return Residual(self, ctx, x), ctx
 
@@ -170,23 +177,24 @@ class Transformer:
         if step.num_logits == 0:
             return None
         if step.num_logits < step.num_tokens:
-            stream.select(step.logit_rows)
+            stream.select(step.logit_rows, step.num_logits)
         x = stream.normed(self.norm, step.num_logits)
         out: Maybe = device.execute(self.head.op(step.num_logits, self.precision), x, self.head)
         if self.parallel.tp > 1:
             device.execute(AllGather(step.num_logits * self.head.out_features * 4, self.parallel.tp, "tp"))
-        if out is None:
-            return None
-        out = out.float()
-        cap = self.spec.final_softcap
-        return out if cap is None else torch.tanh(out / cap) * cap
+        if (cap := self.spec.final_softcap) is not None:
+            out = device.execute(Softcap(step.num_logits, self.head.out_features), out, cap)
+        return None if out is None else out.float()
 
     def weight_bytes(self) -> int:
         """Bytes of all stored weights of one rank (of the heaviest pipeline stage), counted."""
         act = ACT_BYTES[self.precision]
-        embed = self.spec.vocab_size * self.spec.hidden * act
+        packed = self.embed if isinstance(self.embed, PackedMatrix) else None
+        embed = self.spec.vocab_size * self.spec.hidden * act if packed is None else packed.nbytes
         stages = [sum(m.nbytes for layer in stage for m in layer.matrices()) for stage in self.stages]
-        tied = self.spec.tied_embeddings and isinstance_dense(self.head)
+        tied = (
+            self.head is self.embed if packed else self.spec.tied_embeddings and isinstance_dense(self.head)
+        )
         stages[0] += embed
         if len(stages) > 1 or not tied:
             stages[-1] += self.head.nbytes
@@ -197,9 +205,8 @@ class Transformer:
         matrices = [*(m for layer in self.layers for m in layer.matrices()), self.head]
         tensors = [t for m in matrices for t in m.tensors.values()]
         tensors += [t for layer in self.layers for t in layer.vectors()]
-        tensors += [
-            t for t in (self.embed, self.positions, self.norm.weight, self.norm.bias) if t is not None
-        ]
+        embed = self.embed.tensors["packed"] if isinstance(self.embed, PackedMatrix) else self.embed
+        tensors += [t for t in (embed, self.positions, self.norm.weight, self.norm.bias) if t is not None]
         if self.rotary is not None:
             tensors += self.rotary.tensors()
         held = {t.data_ptr(): t.numel() * t.element_size() for t in tensors}

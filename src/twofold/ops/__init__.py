@@ -2,7 +2,18 @@
 
 from twofold.ops.attention import Attention, CacheWrite, Span, SpanTotals, total_spans
 from twofold.ops.base import Cost, Op, Traffic
-from twofold.ops.elementwise import Activate, Add, AddNorm, Embedding, Norm, RotaryQKV, Sample
+from twofold.ops.elementwise import (
+    Activate,
+    Add,
+    AddNorm,
+    Embedding,
+    Gather,
+    Norm,
+    RotaryQKV,
+    Sample,
+    SigmoidGate,
+    Softcap,
+)
 from twofold.ops.linear import ExpertMLP, Linear, Route, expected_touched
 from twofold.ops.movement import AllGather, AllReduce, AllToAll, Collective, Copy, Send
 
@@ -20,6 +31,7 @@ __all__ = [
     "Cost",
     "Embedding",
     "ExpertMLP",
+    "Gather",
     "Linear",
     "Norm",
     "Op",
@@ -27,6 +39,8 @@ __all__ = [
     "Route",
     "Sample",
     "Send",
+    "SigmoidGate",
+    "Softcap",
     "Span",
     "SpanTotals",
     "Traffic",

@@ -1,5 +1,5 @@
 """Ops that touch each activation a few times: embedding, norms, rotation, activation functions, residual
-sums."""
+sums, the choice of rows that want logits."""
 
 from __future__ import annotations
 
@@ -126,6 +126,52 @@ class Add(Op):
         """One addition per element."""
         n = self.tokens * self.width
         return _elementwise(2 * n * self.act_bytes, n * self.act_bytes, float(n))
+
+
+@dataclass(frozen=True, slots=True)
+class Gather(Op):
+    """`rows` chosen rows of [tokens, width] activations: those that want logits."""
+
+    kind: ClassVar[str] = "norm"
+    rows: int
+    width: int
+    act_bytes: int
+
+    def cost(self) -> Cost:
+        """Each chosen row read and written once."""
+        n = self.rows * self.width
+        return _elementwise(n * self.act_bytes, n * self.act_bytes, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class SigmoidGate(Op):
+    """sigmoid(gate) · y for [tokens, width] activations and one gate per token."""
+
+    kind: ClassVar[str] = "activation"
+    tokens: int
+    width: int
+    act_bytes: int
+
+    def cost(self) -> Cost:
+        """One product per element, about 4 operations per gate."""
+        n = self.tokens * self.width
+        return _elementwise(
+            (n + self.tokens) * self.act_bytes, n * self.act_bytes, float(n + 4 * self.tokens)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Softcap(Op):
+    """cap · tanh(x / cap) of `rows` logit vectors of width `vocab`, in float32."""
+
+    kind: ClassVar[str] = "activation"
+    rows: int
+    vocab: int
+
+    def cost(self) -> Cost:
+        """About 6 operations for the hyperbolic tangent, a division and a product."""
+        n = self.rows * self.vocab
+        return _elementwise(4 * n, 4 * n, 8.0 * n)
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,3 +84,13 @@ register(Format("q5_1", 5, 32, 32))
 register(Format("q4_k", 4, 256, 2 * 16 + 12 * 8))
 register(Format("q5_k", 5, 256, 2 * 16 + 12 * 8))
 register(Format("q6_k", 6, 256, 16 + 16 * 8))
+
+# Packed for native kernels in strips of rows; q4_k and q5_k take 8 bits where GGUF packs scales and minima in 6.
+PACKED_ROWS = 16
+"""Rows of a packed matrix are padded to multiples of this."""
+PACKED: dict[str, Format] = {
+    name: _FORMATS[name] for name in ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q6_k")
+}
+PACKED["q4_k"] = register(Format("q4_k_packed", 4, 256, 2 * 16 + 16 * 8))
+PACKED["q5_k"] = register(Format("q5_k_packed", 5, 256, 2 * 16 + 16 * 8))
+"""By stored format, the format that native kernels multiply with: the same values."""

@@ -7,26 +7,41 @@ import torch
 import torch.nn.functional as F
 
 from twofold.kernels.registry import reference
-from twofold.ops.elementwise import Activate, Add, AddNorm, Embedding, Norm, RotaryQKV
+from twofold.models.context import RowTable
+from twofold.models.rope import RotaryTables
+from twofold.models.step import StepInput
+from twofold.ops.elementwise import (
+    Activate,
+    Add,
+    AddNorm,
+    Embedding,
+    Gather,
+    Norm,
+    RotaryQKV,
+    SigmoidGate,
+    Softcap,
+)
 
 
 @reference(Embedding)
 def embedding(
     op: Embedding,
     ids: torch.Tensor,
-    table: torch.Tensor,
+    table: torch.Tensor | RowTable,
     scale: float,
     positions: torch.Tensor | None = None,
     position_table: torch.Tensor | None = None,
+    position_offset: int = 0,
 ) -> torch.Tensor:
-    """ids [T] to [T, W]: table rows times `scale`, plus position rows where there is a table of them."""
+    """ids [T] to [T, W]: table rows times `scale`, plus rows `position_offset` + positions of the position
+    table, where there is one."""
     del op
-    x = F.embedding(ids, table)
+    x = F.embedding(ids, table) if isinstance(table, torch.Tensor) else table.rows(ids)
     if scale != 1.0:
         x = x * torch.tensor(scale, dtype=x.dtype)
     if position_table is not None:
         assert positions is not None
-        x = x + F.embedding(positions, position_table)
+        x = x + F.embedding(positions + position_offset, position_table)
     return x
 
 
@@ -84,13 +99,17 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, rotated: int) 
 def rotary_qkv(
     op: RotaryQKV,
     qkv: torch.Tensor,
-    cos: torch.Tensor | None,
-    sin: torch.Tensor | None,
+    step: StepInput,
+    rotary: RotaryTables | None,
+    local: bool,
     q_norm: torch.Tensor | None,
     k_norm: torch.Tensor | None,
     eps: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """qkv [T, (H + 2K) · D] to q [T, H, D], k and v [T, K, D]."""
+    """qkv [T, (H + 2K) · D] to q [T, H, D], k and v [T, K, D], rotated by the step's positions.
+
+    local: by the tables of the sliding layers, where those differ.
+    """
     heads = qkv.view(op.tokens, op.heads + 2 * op.kv_heads, op.head_dim)
     v = heads[:, op.heads + op.kv_heads :]
     if op.qk_norm:
@@ -102,8 +121,8 @@ def rotary_qkv(
     else:
         qk = heads[:, : op.heads + op.kv_heads]
     if op.rotated:
-        assert cos is not None
-        assert sin is not None
+        assert rotary is not None
+        cos, sin = step.rotation(rotary, local=local)
         qk = rotate(qk, cos, sin, op.rotated)
     return qk[:, : op.heads], qk[:, op.heads :], v
 
@@ -129,3 +148,24 @@ def activation(x: torch.Tensor, function: str, *, gated: bool) -> torch.Tensor:
 def activate(op: Activate, x: torch.Tensor) -> torch.Tensor:
     """[T, 2W] or [T, W] to [T, W]."""
     return activation(x, op.function, gated=op.gated)
+
+
+@reference(Gather)
+def gather(op: Gather, x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Those rows of x [T, W]."""
+    del op
+    return x.index_select(0, rows)
+
+
+@reference(SigmoidGate)
+def sigmoid_gate(op: SigmoidGate, y: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
+    """y [T, W] times the sigmoid of gate [T, 1]."""
+    del op
+    return y * torch.sigmoid(gate)
+
+
+@reference(Softcap)
+def softcap(op: Softcap, logits: torch.Tensor, cap: float) -> torch.Tensor:
+    """Logits [R, V] within ±cap, in float32."""
+    del op
+    return torch.tanh(logits.float() / cap) * cap

@@ -35,7 +35,7 @@ class Similarities:
 def sublayer_similarities(model: Transformer, device: Device, token_ids: Sequence[int]) -> Similarities:
     """Run the whole `model` (no sublayer may be missing) over `token_ids` on a real device and compare."""
     assert device.real, "similarities need activations"
-    where = model.embed.device if model.embed is not None else None
+    where = model.norm.weight.device if model.norm.weight is not None else None
     tokens = len(token_ids)
     ids = torch.tensor(list(token_ids), device=where)
     step = StepInput([Span(tokens, tokens)], tokens, 0, ids, torch.arange(tokens, device=where))

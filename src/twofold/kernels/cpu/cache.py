@@ -1,0 +1,165 @@
+"""The KV cache that native attention reads: keys transposed within a block, in float16, 8 or 4 bits.
+
+Shape letters: B blocks, K KV heads, b tokens of a block, D head dimension, T new tokens, N visible entries.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from twofold.kernels.cpu import extension
+from twofold.kernels.cpu.cache_formats import EntryFormat, Parts, entry_format
+from twofold.models.cache import CacheLayer, CacheSize, Heads
+from twofold.models.step import StepInput
+
+BLOCK_MULTIPLE = 16
+"""Native kernels take keys by sixteen: the widest vector."""
+
+DIM_MULTIPLE, MAX_DIM = 8, 512
+"""Head dimensions that native kernels take."""
+
+MAX_GROUP = 32
+"""Query heads per KV head that native kernels take."""
+
+
+def unfit(heads: Heads, block_size: int) -> str | None:
+    """Why a layer cannot be stored in a NativeCache, or None where it can."""
+    if heads.shared_kv:
+        return "keys and values share their storage"
+    if block_size % BLOCK_MULTIPLE:
+        return f"block size {block_size} is not a multiple of {BLOCK_MULTIPLE}"
+    for dim in (heads.head_dim, heads.v_dim):
+        if dim % DIM_MULTIPLE or not 0 < dim <= MAX_DIM:
+            return f"head dimension {dim} is not a multiple of {DIM_MULTIPLE} up to {MAX_DIM}"
+    if heads.heads > MAX_GROUP * heads.kv_heads:
+        return f"{heads.heads // heads.kv_heads} query heads share a KV head, more than {MAX_GROUP}"
+    return None
+
+
+class NativeCache(CacheLayer):
+    """Entries of one format, one head's after the other's in each block.
+
+    Tensors: k [B, K, D, b], so that neighbours in memory are neighbouring keys, and v [B, K, b, D]; in 8 bits
+    also k_scale [B, K, 1, b] and v_scale [B, K, b, 1], in 4 bits k_scale, k_min [B, K, G, b] and v_scale,
+    v_min [B, K, b, G] for G groups of an entry (the elements are then D / 2 bytes).
+
+    ValueError where the layer does not fit (see `unfit`).
+    """
+
+    def __init__(self, heads: Heads, block_size: int, fmt: EntryFormat) -> None:
+        if (reason := unfit(heads, block_size)) is not None:
+            raise ValueError(f"no native cache for this layer: {reason}")
+        super().__init__(heads, block_size)
+        self.format = fmt
+        self._handle: Any = None
+
+    # --- bytes
+
+    @property
+    def entry_bytes(self) -> int:
+        """Bytes of one token: keys and values of all KV heads."""
+        h = self.heads
+        return h.kv_heads * (self.format.entry_bytes(h.head_dim) + self.format.entry_bytes(h.v_dim))
+
+    def block_bytes(self) -> int:
+        """Bytes of one block, scales included."""
+        return self.block_size * self.entry_bytes
+
+    def read_bytes(self, step: StepInput) -> int:
+        """Every visible entry once, for all query heads of its group."""
+        return step.totals(self.heads.window).keys * self.entry_bytes
+
+    def write_bytes(self, step: StepInput) -> int:
+        """One entry per token."""
+        return step.num_tokens * self.entry_bytes
+
+    def widen_flop(self, step: StepInput) -> int:
+        """The format's operations for each element that is read."""
+        return step.totals(self.heads.window).keys * self.heads.stored_width * self.format.widen_flop
+
+    def pack_flop(self, step: StepInput) -> int:
+        """The format's operations for each new element."""
+        return step.num_tokens * self.heads.stored_width * self.format.pack_flop
+
+    # --- storage
+
+    def allocate(self, size: CacheSize, where: torch.device) -> None:
+        """All parts of keys and values, zeroed."""
+        assert size.block_size == self.block_size
+        h, b = self.heads, self.block_size
+        self._handle = None
+        self.tensors = {}
+        for part, dtype in self.format.parts.items():
+            k, v = self.format.width(part, h.head_dim), self.format.width(part, h.v_dim)
+            shape = (size.num_blocks, h.kv_heads)
+            self.tensors[_name("k", part)] = torch.zeros(*shape, k, b, dtype=dtype, device=where)
+            self.tensors[_name("v", part)] = torch.zeros(*shape, b, v, dtype=dtype, device=where)
+
+    def write(self, step: StepInput, k: torch.Tensor, v: torch.Tensor) -> None:
+        """Pack and scatter to `step.slots`; leaves the bytes that the native kernel leaves."""
+        assert step.slots is not None
+        block, at = self._places(step.slots)
+        for part, stored in self.format.pack(k.float()).items():
+            self.tensors[_name("k", part)][block, :, :, at] = stored
+        for part, stored in self.format.pack(v.float()).items():
+            self.tensors[_name("v", part)][block, :, at, :] = stored
+
+    def read(self, step: StepInput, seq: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Gather the sequence's slots and widen them: float32 [N, K, D]."""
+        block, at = self._places(step.tables[seq])
+        keys: Parts = {p: self.tensors[_name("k", p)][block, :, :, at] for p in self.format.parts}
+        values: Parts = {p: self.tensors[_name("v", p)][block, :, at, :] for p in self.format.parts}
+        return self.format.unpack(keys), self.format.unpack(values)
+
+    def _places(self, slots: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return slots // self.block_size, slots % self.block_size
+
+    def handle(self) -> Any:
+        """The native kernels' view of the storage (`native.PagedCache`), made when first asked for."""
+        if self._handle is None:
+            h = self.heads
+            assert self.tensors, "the cache is not allocated"
+            self._handle = extension().PagedCache(
+                self.format.name,
+                h.kv_heads,
+                self.block_size,
+                h.head_dim,
+                h.v_dim,
+                self._addresses("k"),
+                self._addresses("v"),
+            )
+        return self._handle
+
+    def _addresses(self, side: str) -> tuple[int, int, int]:
+        codes, scale, minimum = (
+            0 if (tensor := self.tensors.get(_name(side, part))) is None else tensor.data_ptr()
+            for part in ("", "scale", "min")
+        )
+        return codes, scale, minimum
+
+
+def _name(side: str, part: str) -> str:
+    return f"{side}_{part}" if part else side
+
+
+@dataclass(frozen=True, slots=True)
+class NativeCacheScheme:
+    """Every layer's cache in one format for the native kernels: "f16", "int8", "int4", or "f32" for exact
+    comparisons.
+
+    Counts bytes without the native kernels, so that it also describes a modelled device. ValueError for an
+    unknown format.
+    """
+
+    format: str = "f16"
+
+    def __post_init__(self) -> None:
+        entry_format(self.format)
+
+    def cache_layer(self, heads: Heads, block_size: int, layer: int) -> NativeCache:
+        """A NativeCache; ValueError where the layer does not fit one (see `unfit`)."""
+        del layer
+        return NativeCache(heads, block_size, entry_format(self.format))

@@ -1,0 +1,37 @@
+// The kernels that exist once per instruction set, behind one table that is chosen at run time by cpuid.
+//
+// Every instruction set's file (kernels_scalar.cpp, kernels_avx2.cpp, kernels_avx512.cpp) is compiled with its own
+// flags and fills a KernelTable. The scalar one is portable C++ and the reference that tests hold the others to.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "attention_kernels.h"
+#include "elementwise_kernels.h"
+#include "matmul_kernels.h"
+
+namespace twofold {
+
+struct KernelTable {
+  const char* isa;
+  MatmulKernels matmul;
+  ElementwiseKernels elementwise;
+  AttentionKernels attention;
+};
+
+const KernelTable& scalar_kernels();
+#if defined(TWOFOLD_X86)
+const KernelTable& avx2_kernels();
+const KernelTable& avx512_kernels();
+#endif
+
+// Names of the instruction sets that this processor can run, best first.
+std::vector<std::string> supported_isas();
+
+// The table in use: the best supported one until `use_isa` says otherwise (tests do).
+const KernelTable& kernels();
+void use_isa(const std::string& name);
+
+}  // namespace twofold

@@ -1,0 +1,203 @@
+// Strip products, written once over `Codes` (the unpacked codes of a block) and compiled per instruction set.
+// matmul_dot.h says how an instruction set unpacks a block and multiplies it; here is the loop around it.
+#pragma once
+
+#include "matmul_dot.h"
+#include "matmul_kernels.h"
+#include "simd.h"
+
+namespace twofold::TWOFOLD_ISA {
+namespace {
+
+inline void quantise(const float* x, long cols, int8_t* codes, BlockMeta* meta) {
+  for (long b = 0; b < cols / kBlockCols; ++b, x += kBlockCols, codes += kBlockCols) {
+    Vec largest = zero();
+    for (int i = 0; i < kBlockCols; i += kLanes) largest = max(largest, abs(load(x + i)));
+    const float amax = max_of(largest);
+    const float scale = amax / 127.0f, inverse = amax > 0.0f ? 127.0f / amax : 0.0f;
+    const HalfSums sums = round_codes(x, inverse, codes);
+    const auto total = static_cast<float>(sums.low + sums.high);
+    meta[b] = {scale, scale * total, total, static_cast<float>(sums.low), static_cast<float>(sums.high)};
+  }
+}
+
+inline void summarise(const float* x, long cols, BlockMeta* meta) {
+  for (long b = 0; b < cols / kBlockCols; ++b, x += kBlockCols) {
+    float low = 0.0f, high = 0.0f;
+    for (int i = 0; i < 16; ++i) {
+      low += x[i];
+      high += x[16 + i];
+    }
+    meta[b] = {1.0f, low + high, low + high, low, high};
+  }
+}
+
+// One strip times N columns.
+template <class Format, int N>
+inline void strip_columns(const uint8_t* at, long cols, const int8_t* x, const BlockMeta* meta, float* y,
+                          long y_stride, int rows) {
+  const long blocks = cols / kBlockCols;
+  for (int half = 0; half < kStripRows; half += kLanes) {
+    const uint8_t* p = at;
+    const uint8_t* header = nullptr;
+    Vec sum[N];
+    for (int c = 0; c < N; ++c) sum[c] = zero();
+    for (long b = 0; b < blocks; ++b) {
+      if constexpr (Format::kHeader != 0) {
+        if ((b & 7) == 0) {
+          header = p;
+          p += Format::kHeader;
+        }
+      }
+      const auto block = Format::unpack(p, header, half);
+      for (int c = 0; c < N; ++c) {
+        const BlockMeta& m = meta[c * blocks + b];
+        sum[c] = block.dot(x + c * cols + b * kBlockCols, m, sum[c]);
+      }
+      p += Format::kBlock;
+    }
+    for (int c = 0; c < N; ++c) {
+      const int valid = rows - half;
+      if (valid >= kLanes) {
+        store(y + c * y_stride + half, sum[c]);
+      } else if (valid > 0) {
+        store(y + c * y_stride + half, sum[c], valid);
+      }
+    }
+  }
+}
+
+template <class Format>
+inline void strip(const uint8_t* at, long cols, const int8_t* x, const BlockMeta* meta, int columns, float* y,
+                  long y_stride, int rows) {
+  const long blocks = cols / kBlockCols;
+  int c = 0;
+  for (; c + kColumns <= columns; c += kColumns)
+    strip_columns<Format, kColumns>(at, cols, x + c * cols, meta + c * blocks, y + c * y_stride, y_stride, rows);
+  if constexpr (kColumns > 4) {
+    for (; c + 4 <= columns; c += 4)
+      strip_columns<Format, 4>(at, cols, x + c * cols, meta + c * blocks, y + c * y_stride, y_stride, rows);
+  }
+  for (; c + 2 <= columns; c += 2)
+    strip_columns<Format, 2>(at, cols, x + c * cols, meta + c * blocks, y + c * y_stride, y_stride, rows);
+  for (; c < columns; ++c)
+    strip_columns<Format, 1>(at, cols, x + c * cols, meta + c * blocks, y + c * y_stride, y_stride, rows);
+}
+
+// One strip times one or several float32 columns: codes become floats, a lane is still a row.
+template <class Format, int N>
+inline void exact_columns(const uint8_t* at, long cols, const float* x, long x_stride, const BlockMeta* meta, float* y,
+                          long y_stride, int rows) {
+  const long blocks = cols / kBlockCols;
+  for (int half = 0; half < kStripRows; half += kLanes) {
+    const uint8_t* p = at;
+    const uint8_t* header = nullptr;
+    Vec sum[N];
+    for (int c = 0; c < N; ++c) sum[c] = zero();
+    for (long b = 0; b < blocks; ++b) {
+      if constexpr (Format::kHeader != 0) {
+        if ((b & 7) == 0) {
+          header = p;
+          p += Format::kHeader;
+        }
+      }
+      const auto block = Format::unpack(p, header, half);
+      Vec part[2][N];  // the two halves of 16 columns, which q6_k scales apart
+      for (int h = 0; h < 2; ++h) {
+        for (int c = 0; c < N; ++c) part[h][c] = zero();
+        for (int k = 0; k < 16; ++k) {
+          const Vec w = block.value(4 * h + k / 4, k % 4);
+          for (int c = 0; c < N; ++c)
+            part[h][c] = fma(w, set1(x[c * x_stride + b * kBlockCols + 16 * h + k]), part[h][c]);
+        }
+      }
+      for (int c = 0; c < N; ++c) sum[c] = block.combine(part[0][c], part[1][c], meta[c * blocks + b], sum[c]);
+      p += Format::kBlock;
+    }
+    for (int c = 0; c < N; ++c) {
+      const int valid = rows - half;
+      if (valid >= kLanes) {
+        store(y + c * y_stride + half, sum[c]);
+      } else if (valid > 0) {
+        store(y + c * y_stride + half, sum[c], valid);
+      }
+    }
+  }
+}
+
+template <class Format>
+inline void strip_exact(const uint8_t* at, long cols, const float* x, long x_stride, const BlockMeta* meta, int columns,
+                        float* y, long y_stride, int rows) {
+  const long blocks = cols / kBlockCols;
+  int c = 0;
+  for (; c + 4 <= columns; c += 4)
+    exact_columns<Format, 4>(at, cols, x + c * x_stride, x_stride, meta + c * blocks, y + c * y_stride, y_stride, rows);
+  for (; c < columns; ++c)
+    exact_columns<Format, 1>(at, cols, x + c * x_stride, x_stride, meta + c * blocks, y + c * y_stride, y_stride, rows);
+}
+
+// Dense rows: lanes run along the columns of the matrix.
+template <int N>
+inline void dense_rows(const float* w, long cols, long first_row, long last_row, const float* x, float* y,
+                       long y_stride) {
+  for (long r = first_row; r < last_row; ++r) {
+    const float* row = w + r * cols;
+    Vec a[N], b[N];
+    for (int c = 0; c < N; ++c) a[c] = b[c] = zero();
+    long k = 0;
+    for (; k + 2 * kLanes <= cols; k += 2 * kLanes) {
+      const Vec w0 = load(row + k), w1 = load(row + k + kLanes);
+      for (int c = 0; c < N; ++c) {
+        a[c] = fma(w0, load(x + c * cols + k), a[c]);
+        b[c] = fma(w1, load(x + c * cols + k + kLanes), b[c]);
+      }
+    }
+    for (; k < cols; k += kLanes) {
+      const int n = cols - k < kLanes ? static_cast<int>(cols - k) : kLanes;
+      const Vec w0 = load(row + k, n);
+      for (int c = 0; c < N; ++c) a[c] = fma(w0, load(x + c * cols + k, n), a[c]);
+    }
+    for (int c = 0; c < N; ++c) y[c * y_stride + r] = sum(add(a[c], b[c]));
+  }
+}
+
+inline void dense(const float* w, long cols, long first_row, long last_row, const float* x, int columns, float* y,
+                  long y_stride) {
+  int c = 0;
+  for (; c + 4 <= columns; c += 4)
+    dense_rows<4>(w, cols, first_row, last_row, x + c * cols, y + c * y_stride, y_stride);
+  for (; c < columns; ++c)
+    dense_rows<1>(w, cols, first_row, last_row, x + c * cols, y + c * y_stride, y_stride);
+}
+
+#define TWOFOLD_EACH_FORMAT(call)                \
+  switch (format) {                              \
+    case Packed::q4_0: return call<Q4_0>(args);  \
+    case Packed::q4_1: return call<Q4_1>(args);  \
+    case Packed::q5_0: return call<Q5_0>(args);  \
+    case Packed::q5_1: return call<Q5_1>(args);  \
+    case Packed::q8_0: return call<Q8_0>(args);  \
+    case Packed::q4_k: return call<Q4_K>(args);  \
+    case Packed::q5_k: return call<Q5_K>(args);  \
+    case Packed::q6_k: return call<Q6_K>(args);  \
+  }
+
+inline void any_strip(Packed format, const uint8_t* at, long cols, const int8_t* x, const BlockMeta* meta, int columns,
+                      float* y, long y_stride, int rows) {
+#define args at, cols, x, meta, columns, y, y_stride, rows
+  TWOFOLD_EACH_FORMAT(strip)
+#undef args
+}
+
+inline void any_strip_exact(Packed format, const uint8_t* at, long cols, const float* x, long x_stride,
+                            const BlockMeta* meta, int columns, float* y, long y_stride, int rows) {
+#define args at, cols, x, x_stride, meta, columns, y, y_stride, rows
+  TWOFOLD_EACH_FORMAT(strip_exact)
+#undef args
+}
+#undef TWOFOLD_EACH_FORMAT
+
+inline MatmulKernels matmul_kernels() { return {quantise, summarise, any_strip, any_strip_exact, dense}; }
+
+}  // namespace
+}  // namespace twofold::TWOFOLD_ISA

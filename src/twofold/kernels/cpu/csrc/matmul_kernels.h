@@ -1,0 +1,82 @@
+// Products of packed weights with a few or many columns of activations.
+//
+// Packed weights. A matrix [rows, cols] is cut into strips of 16 rows; a strip is a sequence of blocks of 32 columns,
+// so that a SIMD lane is a row and no product ends in a horizontal sum. Within a block the codes lie as vectors of
+// 64 bytes, 16 rows × 4 consecutive columns each; a group is such a set of 4 columns, a block has 8. Codes are
+// unsigned; a value is D · code + M, with D and M per row and block (16 columns in q6_k):
+//
+//   4-bit codes   4 vectors; vector v holds group 2v in the low and group 2v + 1 in the high halves of its bytes
+//   fifth bits    1 vector; bit g of a byte belongs to group g
+//   bits 5 and 6  2 vectors; vector v holds groups 4v … 4v + 3, two bits each from the lowest up
+//   8-bit codes   8 vectors, one per group
+//
+//   format   block of 16 rows × 32 columns                             bytes   before every 8 blocks
+//   q4_0     d f16[16], codes                                            288
+//   q4_1     d f16[16], m f16[16], codes                                 320
+//   q5_0     d f16[16], fifth bits, codes                                352
+//   q5_1     d f16[16], m f16[16], fifth bits, codes                     384
+//   q8_0     d f16[16], codes (value + 128)                              544
+//   q4_k     scale u8[16], min u8[16], codes                             288   d f16[16], dmin f16[16]
+//   q5_k     scale u8[16], min u8[16], fifth bits, codes                 352   d f16[16], dmin f16[16]
+//   q6_k     scale i8[2][16], bits 5 and 6, codes                        416   d f16[16]
+//
+// Rows beyond the last are zero. q4_k and q5_k spend 8 bits where GGUF packs 6 for a scale or minimum; all others take
+// exactly GGUF's bytes, and all give exactly GGUF's values back.
+//
+// Activations. A column is quantised once to int8 in blocks of 32 (amax / 127, round to nearest even), with the
+// block's scale and its sums times the scale beside it. Sums of products are exact in int32, and blocks are added in
+// order, so that a result does not depend on how many columns are multiplied together.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace twofold {
+
+constexpr int kStripRows = 16;
+constexpr int kBlockCols = 32;
+
+enum class Packed : int { q4_0, q4_1, q5_0, q5_1, q8_0, q4_k, q5_k, q6_k };
+constexpr int kPackedFormats = 8;
+
+struct PackedLayout {
+  const char* name;
+  int block_bytes;   // of a strip's block
+  int header_bytes;  // before every 8 blocks
+  int source_cols;   // columns of a GGUF block
+  int source_bytes;  // bytes of a GGUF block
+};
+constexpr PackedLayout kLayouts[kPackedFormats] = {
+    {"q4_0", 288, 0, 32, 18},   {"q4_1", 320, 0, 32, 20},    {"q5_0", 352, 0, 32, 22},    {"q5_1", 384, 0, 32, 24},
+    {"q8_0", 544, 0, 32, 34},   {"q4_k", 288, 64, 256, 144}, {"q5_k", 352, 64, 256, 176}, {"q6_k", 416, 32, 256, 210},
+};
+constexpr const PackedLayout& layout(Packed format) { return kLayouts[static_cast<int>(format)]; }
+
+inline size_t strip_bytes(Packed format, long cols) {
+  const PackedLayout& l = layout(format);
+  return static_cast<size_t>(cols / kBlockCols) * l.block_bytes + static_cast<size_t>(cols / 256) * l.header_bytes;
+}
+
+// Of a block of one column: its scale, its sum (scale times the sum of its codes), and the sums of all, of the first
+// and of the last 16 codes. Of float32 activations: scale 1, and their own sums.
+struct BlockMeta {
+  float scale, sum, total, low, high;
+};
+
+struct MatmulKernels {
+  // x [cols] to codes [cols] and meta [cols / 32].
+  void (*quantise)(const float* x, long cols, int8_t* codes, BlockMeta* meta);
+  // The meta of float32 activations.
+  void (*summarise)(const float* x, long cols, BlockMeta* meta);
+  // y[c * y_stride + r] = sum over a strip of 16 rows times column c, for `columns` columns; rows: valid rows r.
+  // Column c has its codes at x + c * cols and its meta at meta + c * cols / 32.
+  void (*strip)(Packed format, const uint8_t* strip, long cols, const int8_t* x, const BlockMeta* meta, int columns,
+                float* y, long y_stride, int rows);
+  // The same with float32 activations at x + c * x_stride.
+  void (*strip_exact)(Packed format, const uint8_t* strip, long cols, const float* x, long x_stride,
+                      const BlockMeta* meta, int columns, float* y, long y_stride, int rows);
+  // y[c * y_stride + r] = w[r, :] · x[c, :] for rows [first, last) of a float32 matrix.
+  void (*dense)(const float* w, long cols, long first, long last, const float* x, int columns, float* y, long y_stride);
+};
+
+}  // namespace twofold
