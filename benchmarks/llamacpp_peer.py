@@ -49,6 +49,7 @@ class Peer:
         self.model: Any = None
         self.threads = 1
         self.contexts: dict[int, Context] = {}
+        self.opened = 0
         self._quiet = lib.llama_log_callback(lambda level, text, data: None)  # kept: C holds the pointer
         if "LLAMACPP_PEER_LOG" not in os.environ:
             lib.llama_log_set(self._quiet, ctypes.c_void_p(0))
@@ -84,7 +85,7 @@ class Peer:
         handle = lib.llama_init_from_model(self.model, params)
         if not handle:
             raise ValueError(f"llama.cpp cannot open a context of {tokens} tokens x {sequences}")
-        number = len(self.contexts)
+        number = self.opened = self.opened + 1
         self.contexts[number] = Context(handle)
         return {"context": number}
 

@@ -56,6 +56,7 @@ GIVEN: dict[str, tuple[str, Any]] = {
     "engine.cache_blocks": ("100", 100),
     "engine.swap_memory": ("8GiB", 8 * 2**30),
     "engine.kernels": ("reference", "reference"),
+    "engine.weights": ("dense", "dense"),
     "engine.threads": ("1", 1),
     "engine.cache_format": ("int8", "int8"),
     "quality.enabled": ("", False),

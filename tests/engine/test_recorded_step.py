@@ -245,6 +245,21 @@ def test_native_kernels_give_every_techniques_tokens(name: str) -> None:
 
 
 @needs_native
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("fmt", ["f32", "f16", "int8", "int4"])
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+def test_replay_equals_execution_bit_for_bit(family: str, fmt: str, threads: int) -> None:
+    device = CpuDevice(kernels="native", threads=threads)
+    engine = tiny_engine(family, device=device, engine={**LIMITS, "cache_format": fmt})
+    model = engine.runner.model
+    for keys in (3, 4, 5, 9, 16):
+        with torch.inference_mode():
+            expected = model.forward(decode(engine, keys), device).clone()
+        assert torch.equal(device.forward(model, decode(engine, keys)), expected)
+    assert [r.runs for r in recordings(device)] == [4]
+
+
+@needs_native
 def test_native_kernels_run_no_torch_op(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a native kernel left to torch would be missing from every replay."""
     device = CpuDevice(kernels="native-fp32", threads=1)

@@ -81,6 +81,11 @@ def test_random_workloads(seed, num_requests, faults):
     assert sum(result.ended.values()) == num_requests
 
 
+def test_a_request_that_comes_back_without_copies_costs_one_empty_step():
+    result = Episode(random.Random(271861), 36, seed=271861, faults=False).play()
+    assert sum(result.ended.values()) == 36
+
+
 # Planted bugs. Each is one slip that a rewrite could bring in; the simulation must not survive any of them.
 
 

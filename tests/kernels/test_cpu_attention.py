@@ -1,5 +1,5 @@
-"""Native attention against the reference kernel on the same stored entries, and its promise that a row's result
-does not depend on what it is computed with."""
+"""Native attention against the reference kernel on the same stored entries, and its promise that a row's
+result does not depend on what it is computed with."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The native cache: its bytes, what torch writes against what the native kernel writes, and how exactly it keeps
-entries."""
+"""The native cache: its bytes, what torch writes against what the native kernel writes, and how exactly it
+keeps entries."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 
-from twofold.devices.base import Model
+from twofold.devices.base import Model, OpTotals
 from twofold.devices.registry import Kernels
 from twofold.devices.torch_device import TorchDevice
 from twofold.errors import nearest
@@ -30,9 +30,10 @@ if TYPE_CHECKING:
     from twofold.models.cache import CacheLayer
     from twofold.models.step import StepInput
 
-MOST_TOKENS = 64
-"""Tokens of the largest step that is recorded: beyond, the ops take far longer than their calls."""
-MOST_BYTES = 128 << 20
+MOST_TOKENS = 512
+"""Tokens of the largest step that is recorded: a usual piece of a prompt. The calls that a recording saves,
+some microseconds each, are next to nothing in a larger step."""
+MOST_BYTES = 64 << 20
 """Bytes of intermediate results that all recordings of a device may keep."""
 
 Shape = tuple[int, ...]
@@ -52,6 +53,7 @@ class CpuDevice(TorchDevice):
     def __init__(
         self, *, kernels: Kernels = "auto", threads: int | None = None, profile: bool = False
     ) -> None:
+        self._recordings: OrderedDict[Shape, Recording] = OrderedDict()
         super().__init__("cpu", profile=profile)
         if threads is not None:
             if threads < 1:
@@ -64,7 +66,6 @@ class CpuDevice(TorchDevice):
         self.native_kernels = CPU if self.context is not None else {}
         self._recorder: Recorder | None = None
         self._seen: Counter[Shape] = Counter()
-        self._recordings: OrderedDict[Shape, Recording] = OrderedDict()
         self._models: dict[int, weakref.ref[Any]] = {}
 
     def settings(self) -> dict[str, object]:
@@ -140,7 +141,9 @@ class CpuDevice(TorchDevice):
         else:
             self._recordings.move_to_end(shape)
             logits = recording.replay(step)
-        recording.add_costs(self.totals)
+        recording.add_cache_costs(self._spent)
+        if shape not in self._recordings:
+            recording.settle(self._spent)
         self.reference_ops.update(recording.reference_ops)
         return logits
 
@@ -172,8 +175,22 @@ class CpuDevice(TorchDevice):
         while kept > MOST_BYTES:
             oldest, dropped = self._recordings.popitem(last=False)
             kept -= dropped.nbytes
+            dropped.settle(self._spent)
             self._seen[oldest] = 0
         return recording
+
+    @property
+    def totals(self) -> dict[str, OpTotals]:
+        """Work and time by op kind since the last `reset_totals`."""
+        for recording in self._recordings.values():
+            recording.settle(self._spent)
+        return self._spent
+
+    @totals.setter
+    def totals(self, value: dict[str, OpTotals]) -> None:
+        self._spent: dict[str, OpTotals] = value
+        for recording in self._recordings.values():
+            recording.runs = 0
 
     def _watch(self, model: Model) -> None:
         key = id(model)
@@ -191,7 +208,7 @@ class CpuDevice(TorchDevice):
     def _forget(self, key: int) -> None:
         """Drop the recordings of the model with that id."""
         for shape in [s for s in self._recordings if s[0] == key]:
-            del self._recordings[shape]
+            self._recordings.pop(shape).settle(self._spent)
         for shape in [s for s in self._seen if s[0] == key]:
             del self._seen[shape]
 

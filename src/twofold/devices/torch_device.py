@@ -71,13 +71,14 @@ class TorchDevice(Device):
         """Wait for the step's kernels, then add up what its ops counted."""
         self._wait()
         seconds = time.perf_counter() - self._started
+        spent = self.totals
         for i, op in enumerate(self._ops):
             cost = self._costs.get(op)
             if cost is None:
                 cost = op.cost()
                 if not isinstance(op, Attention):
                     self._costs[op] = cost
-            totals = self.totals.setdefault(op.kind, OpTotals())
+            totals = spent.setdefault(op.kind, OpTotals())
             totals.calls += 1
             totals.flop += cost.flop
             totals.vector_flop += cost.vector_flop

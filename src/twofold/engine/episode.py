@@ -91,6 +91,7 @@ class Episode:
         self.to_replace: dict[str | int, list[int]] = {}
         self.first: tuple[object, ...] = ()
         self.first_since = 0
+        self.empty_steps = 0
 
     def play(self) -> SimulationResult:
         """Run it and return its counts. Any broken invariant raises."""
@@ -104,6 +105,7 @@ class Episode:
             self.inspect(batch)
             if not batch.is_empty:
                 self.pending.append(batch)
+                self.empty_steps = 0
             if self.pending and (batch.is_empty or len(self.pending) >= scheduler.config.pipeline_depth):
                 self.complete(self.pending.popleft())
             elif batch.is_empty and not self.pending:
@@ -269,8 +271,12 @@ class Episode:
         result.digest = zlib.crc32(repr((request.id, reason, output)).encode(), result.digest)
 
     def idle(self) -> None:
-        """Nothing could be scheduled: right only without requests, or without memory."""
+        """Nothing could be scheduled: right only without requests, without memory, or for one step when a
+        swapped request came back without copies (its blocks were all still there; it runs from the next)."""
         if self.scheduler.has_work:
+            self.empty_steps += 1
+            if self.empty_steps == 1 and self.scheduler.num_running and not self.blocks.num_withheld:
+                return
             assert self.blocks.num_withheld, f"nothing runs, but {self.scheduler.num_waiting} requests wait"
             self.blocks.restore()
         elif self.next_arrival < len(self.arrivals):

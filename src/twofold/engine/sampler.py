@@ -1,16 +1,24 @@
 """Choice of the next token from logits. Every draw depends on the request's seed and the token's place alone,
-so that a request yields the same tokens whatever it was batched with, preempted for or resumed from."""
+so that a request yields the same tokens whatever it was batched with, preempted for or resumed from.
+
+What has to look at a whole vocabulary comes from one of two modules with the same functions: `sampling` of
+the native kernels, or `sampling_torch`.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 
+from twofold.engine import sampling_torch
 from twofold.engine.request import Request, SamplingParams
-from twofold.kernels.registry import reference
+from twofold.kernels.cpu import sampling as sampling_native
+from twofold.kernels.registry import cpu, reference
 from twofold.ops.elementwise import Sample
 
 
@@ -30,13 +38,41 @@ class SampledRow:
     offset: int
 
 
+class Vocabulary(Protocol):
+    """The functions over whole vocabularies; `kernels.cpu.sampling` says what each returns."""
+
+    def argmax(self, logits: torch.Tensor) -> list[int]:
+        """The best token of each row."""
+
+    def best(self, scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The k best and what equals the last of them."""
+
+    def exponentials(self, seed: int, vocab: int, ids: torch.Tensor) -> torch.Tensor:
+        """The noise of some tokens."""
+
+
+Sampled = tuple[list[int], list[TokenLogprobs | None]]
+
+
 @reference(Sample)
-def sample(
-    op: Sample, logits: torch.Tensor, rows: list[SampledRow]
-) -> tuple[list[int], list[TokenLogprobs | None]]:
+def sample(op: Sample, logits: torch.Tensor, rows: list[SampledRow]) -> Sampled:
     """Tokens and, where asked for, log-probabilities of logits [R, V] (float32)."""
     assert logits.shape == (op.rows, op.vocab), (logits.shape, op)
-    tokens: list[int] = logits.argmax(-1).tolist()
+    return choose(logits, rows, sampling_torch)
+
+
+@cpu(Sample)
+def sample_native(_: object, op: Sample, logits: torch.Tensor, rows: list[SampledRow]) -> Sampled | Any:
+    """The same with native scans."""
+    assert logits.shape == (op.rows, op.vocab), (logits.shape, op)
+    if logits.dtype != torch.float32 or not logits.is_contiguous():
+        return NotImplemented
+    return choose(logits, rows, sampling_native)
+
+
+def choose(logits: torch.Tensor, rows: list[SampledRow], vocabulary: Vocabulary) -> Sampled:
+    """A token for each row of logits [R, V]."""
+    tokens = vocabulary.argmax(logits)
     logprobs: list[TokenLogprobs | None] = [None] * len(rows)
     for i, row in enumerate(rows):
         params = row.request.params
@@ -45,7 +81,7 @@ def sample(
         scores = logits[i]
         if params.penalized:
             scores = penalise(scores, row)
-        tokens[i] = int(scores.argmax()) if params.greedy else draw(scores, row)
+        tokens[i] = vocabulary.argmax(scores[None])[0] if params.greedy else draw(scores, row, vocabulary)
         if params.logprobs is not None:
             logprobs[i] = _logprobs(scores, tokens[i], params.logprobs)
     return tokens, logprobs
@@ -71,32 +107,69 @@ def penalise(logits: torch.Tensor, row: SampledRow) -> torch.Tensor:
     return logits
 
 
-def truncate(logits: torch.Tensor, params: SamplingParams) -> torch.Tensor:
-    """Probabilities [V] after temperature, top-k, top-p and min-p, in that order."""
-    logits = logits / params.temperature
-    if 0 < params.top_k < logits.shape[-1]:
-        logits = logits.masked_fill(logits < logits.topk(params.top_k).values[-1], float("-inf"))
-    probs = logits.softmax(-1)
+NUCLEUS = 1024
+"""Tokens among which the nucleus (top-p) is looked for before all are sorted."""
+
+
+def truncate(
+    logits: torch.Tensor, params: SamplingParams, vocabulary: Vocabulary
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Probabilities [n] after temperature, top-k, top-p and min-p, in that order, and the ids [n] of the
+    tokens that are left; None where these are all, in order."""
+    scaled = logits / params.temperature
+    ids: torch.Tensor | None = None
+    if 0 < params.top_k < len(logits):
+        values, ids = vocabulary.best(scaled, params.top_k)
+        probs = values.softmax(-1)
+    else:
+        probs = scaled.softmax(-1)
     if params.top_p < 1.0:
-        ordered, index = probs.sort(descending=True)
-        before = ordered.cumsum(-1) - ordered  # probability mass ahead of each token
-        probs = probs.index_fill(0, index[before >= params.top_p], 0.0)
+        if ids is None:
+            probs, ids = _nucleus(probs, params.top_p, vocabulary)
+        probs, ids = _keep(_mass_before(probs) < params.top_p, probs, ids)
     if params.min_p > 0.0:
-        probs = probs.masked_fill(probs < params.min_p * probs.max(), 0.0)
-    return probs / probs.sum()
+        probs, ids = _keep(probs >= params.min_p * probs.max(), probs, ids)
+    return probs / probs.sum(), ids
 
 
-def draw(logits: torch.Tensor, row: SampledRow) -> int:
-    """A token drawn from the truncated distribution, determined by seed, request and position."""
+def _keep(
+    chosen: torch.Tensor, probs: torch.Tensor, ids: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return probs[chosen], chosen.nonzero()[:, 0] if ids is None else ids[chosen]
+
+
+def _mass_before(ordered: torch.Tensor) -> torch.Tensor:
+    """Probability mass ahead of each of them."""
+    return ordered.cumsum(-1) - ordered
+
+
+def _nucleus(probs: torch.Tensor, top_p: float, vocabulary: Vocabulary) -> tuple[torch.Tensor, torch.Tensor]:
+    """The largest of probs [V] in falling order, and their ids: at least those that make up `top_p`."""
+    if len(probs) > NUCLEUS:
+        values, ids = vocabulary.best(probs, NUCLEUS)
+        if len(ids) and float(_mass_before(values)[-1]) >= top_p:
+            return values, ids
+    return probs.sort(descending=True, stable=True)
+
+
+def draw(logits: torch.Tensor, row: SampledRow, vocabulary: Vocabulary) -> int:
+    """A token drawn from the truncated distribution, determined by seed, request and position.
+
+    Each token of the vocabulary has an exponential variable; the token with the largest ratio of probability
+    to that is drawn. So only the variables of tokens that are left matter.
+    """
     request = row.request
     place = request.num_output_tokens + row.offset
     seed = request.params.seed
     key = f"{seed if seed is not None else request.id}:{place}".encode()
-    generator = torch.Generator().manual_seed(
-        int.from_bytes(hashlib.blake2b(key, digest_size=7).digest(), "little")
-    )
-    probs = truncate(logits, request.params).cpu()
-    return int(torch.multinomial(probs, 1, generator=generator))
+    number = int.from_bytes(hashlib.blake2b(key, digest_size=7).digest(), "little")
+    probs, ids = truncate(logits, request.params, vocabulary)
+    probs = probs.cpu()
+    if not math.isfinite(float(probs.sum())) or not len(probs):
+        raise RuntimeError("no token can be drawn: the logits are not finite numbers")
+    ids = torch.arange(len(probs)) if ids is None else ids.cpu()
+    noise = vocabulary.exponentials(number, len(logits), ids)
+    return int(ids[(probs / noise).argmax()])
 
 
 def _logprobs(logits: torch.Tensor, token: int, top: int) -> TokenLogprobs:

@@ -1,4 +1,5 @@
-"""How one head's key or value is stored in the native cache: bytes by counting, packing and widening in torch.
+"""How one head's key or value is stored in the native cache: bytes by counting, packing and widening in
+torch.
 
 The native kernels (csrc/attention_store.h, csrc/attention_unpack.h) do the same arithmetic in the same order,
 so that both leave the same bytes and read the same numbers. Shape letter: D elements of an entry.
@@ -126,7 +127,7 @@ class Int4(EntryFormat):
     def pack(self, x: torch.Tensor) -> Parts:
         """The scale maps the span of a group to 15 steps."""
         packed: dict[str, list[torch.Tensor]] = {"": [], "scale": [], "min": []}
-        for group in x.split(GROUP, -1):
+        for group in _pieces(x, GROUP):
             low, high = group.amin(-1, keepdim=True), group.amax(-1, keepdim=True)
             scale = ((high - low) / 15.0).clamp(0.0, HALF_MAX).half()
             minimum = low.clamp(-HALF_MAX, HALF_MAX).half()
@@ -141,10 +142,15 @@ class Int4(EntryFormat):
         """One fused product and sum per element: in float64, which holds the product exactly, and rounded
         once."""
         groups = []
-        for i, codes in enumerate(parts[""].split(GROUP // 2, -1)):
+        for i, codes in enumerate(_pieces(parts[""], GROUP // 2)):
             scale, minimum = (parts[name][..., i : i + 1].double() for name in ("scale", "min"))
             groups.append(torch.cat((codes & 15, codes >> 4), -1).double() * scale + minimum)
         return torch.cat(groups, -1).float()
+
+
+def _pieces(x: torch.Tensor, size: int) -> list[torch.Tensor]:
+    """x [..., D] in pieces of `size` along D; the last may be shorter."""
+    return [x[..., i : i + size] for i in range(0, x.shape[-1], size)]
 
 
 def _divisor(scale: torch.Tensor) -> torch.Tensor:

@@ -3,7 +3,7 @@ D head dimension."""
 
 from __future__ import annotations
 
-from types import NotImplementedType
+from typing import Any
 
 import torch
 
@@ -26,7 +26,8 @@ from twofold.ops.elementwise import (
 )
 
 Tensor = torch.Tensor
-Output = torch.Tensor | NotImplementedType
+Output = torch.Tensor | Any  # Any stands for NotImplemented, which has that type
+Outputs = tuple[Tensor, ...] | Any
 
 
 def floats(*tensors: Tensor | None) -> bool:
@@ -116,7 +117,7 @@ def add_norm(
     weight: Tensor,
     bias: Tensor | None,
     eps: float,
-) -> tuple[Tensor, Tensor] | NotImplementedType:
+) -> Outputs:
     """(norm(x + delta), x + delta)."""
     if not floats(x, delta, weight, bias):
         return NotImplemented
@@ -148,7 +149,7 @@ def rotary_qkv(
     q_norm: Tensor | None,
     k_norm: Tensor | None,
     eps: float,
-) -> tuple[Tensor, Tensor, Tensor] | NotImplementedType:
+) -> Outputs:
     """qkv [T, (H + 2K) · D] to q [T, H, D], k and v [T, K, D]; v is a view of qkv, as are all three where
     there is nothing to compute."""
     cos, sin = (None, None) if rotary is None or not op.rotated else rotary.table(local=local)

@@ -58,7 +58,8 @@ class Recording:
     step: its static input; program: the native instructions; arena: the memory of their results; calls: what
     runs in Python between them, in order; totals: what its ops count by kind, but for those of the cache,
     which depend on the step: cache_costs. reference_ops: how many of its calls are an op's reference kernel,
-    by the op's name. held: the storage of each cache layer it points to.
+    by the op's name. held: the storage of each cache layer it points to. runs: since its totals were asked
+    for.
     """
 
     step: StepInput
@@ -70,6 +71,7 @@ class Recording:
     cache_costs: dict[object, CacheCosts] = field(default_factory=dict)
     reference_ops: Counter[str] = field(default_factory=Counter)
     held: list[tuple[CacheLayer, object]] = field(default_factory=list)
+    runs: int = 0
     _length: int = 0
 
     @property
@@ -95,10 +97,16 @@ class Recording:
             run(at, self._length)
         return self.logits
 
-    def add_costs(self, totals: dict[str, OpTotals]) -> None:
-        """Add to `totals` what one replay on the present step counts."""
-        for kind, mine in self.totals.items():
-            add_totals(totals.setdefault(kind, OpTotals()), mine, 1)
+    def settle(self, totals: dict[str, OpTotals]) -> None:
+        """Add to `totals` what the runs since the last time counted, whatever their steps were."""
+        if self.runs:
+            for kind, mine in self.totals.items():
+                add_totals(totals.setdefault(kind, OpTotals()), mine, self.runs)
+            self.runs = 0
+
+    def add_cache_costs(self, totals: dict[str, OpTotals]) -> None:
+        """Add to `totals` what a run on the present step counts for its caches, and count the run."""
+        self.runs += 1
         for same in self.cache_costs.values():
             write, attention = same.cache.ops(self.step)
             for op, times in ((write, same.writes), (attention, same.reads)):

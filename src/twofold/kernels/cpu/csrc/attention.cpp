@@ -9,7 +9,8 @@ namespace twofold {
 
 size_t attention_scratch(int k_dim, int v_dim) {
   const size_t rows = (kMaxHeadDim + 16) + (kPartition + 16) + 2 * state_floats(v_dim);  // queries, scores, two states
-  return kTileRows * rows + 64 * static_cast<size_t>(std::max(padded(k_dim), padded(v_dim)));
+  constexpr size_t kPanelKeys = 64;  // kChunk of attention_unpack.h
+  return kTileRows * rows + kPanelKeys * static_cast<size_t>(std::max(padded(k_dim), padded(v_dim)));
 }
 
 namespace {
@@ -45,8 +46,8 @@ struct Partials {
   int heads, group, stride;
 
   float* at(const Sequence& s, int part, int kv_head) const {
-    return base + ((s.unit + static_cast<long>(part) * s.queries) * heads + static_cast<long>(kv_head) * s.queries * group) *
-                      stride;
+    const long before = (s.unit + static_cast<long>(part) * s.queries) * heads;
+    return base + (before + static_cast<long>(kv_head) * s.queries * group) * stride;
   }
   long distance(const Sequence& s) const { return static_cast<long>(s.queries) * heads * stride; }
 };

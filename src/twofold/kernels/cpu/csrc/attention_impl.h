@@ -26,8 +26,8 @@ inline Vec soft_cap(Vec x, Vec cap) {
   return max(min(x, t), sub(zero(), t));  // with the sign of x, since |t| <= |x|
 }
 
-// Turns the scores of keys `seen` into weights exp(score - maximum), zero in the rest of `range`. Writes the maximum and
-// the sum of weights behind the row's sums.
+// Turns the scores of keys `seen` into weights exp(score - maximum), zero in the rest of `range`. Writes the maximum
+// and the sum of weights behind the row's sums.
 inline void soften(float* scores, KeyRange seen, KeyRange range, float softcap, float* tail) {
   if (seen.first >= seen.last) {
     for (int key = range.first / kLanes * kLanes; key < range.last; key += kLanes) store(scores + key, zero());

@@ -60,8 +60,8 @@ struct AttentionArgs {
 };
 
 // Rows of one KV head: `queries` tokens from `token` on, the first of which stands at entry `position`, times the
-// heads of the group; over partitions first … last - 1. With `partial`, there is one partition and its state goes
-// there instead of to the output.
+// heads of the group; over partitions first … last - 1. With `partial`, there is one partition and its states
+// go there instead of to the output.
 struct AttentionItem {
   int kv_head;
   int token, queries, position;

@@ -50,48 +50,6 @@ struct Head {
   int at(int key) const { return key % cache.block_size; }
 };
 
-// What a tile will read soon, touched a little at a time between its sums.
-class Ahead {
- public:
-  // `count` keys from `keys` on that are before `last_key`, and as many values.
-  template <CacheFormat F>
-  void aim(const Head& head, int keys, int last_key, int values, int last_value, int count) {
-    constexpr long size = sizeof(typename Stored<F>::Code);
-    regions_ = 0;
-    key_bytes_ = kKeyGroup * Stored<F>::width(head.cache.k.dim) * size;
-    value_bytes_ = kKeyGroup * Stored<F>::width(head.cache.v.dim) * size;
-    const char* k = static_cast<const char*>(head.cache.k.codes);
-    const char* v = static_cast<const char*>(head.cache.v.codes);
-    for (int i = 0; i < count; i += kKeyGroup)
-      if (keys + i < last_key) add(k, head, keys + i, key_bytes_);
-    num_keys_ = regions_;
-    for (int i = 0; i < count; i += kKeyGroup)
-      if (values + i < last_value) add(v, head, values + i, value_bytes_);
-  }
-
-  // Touches what falls to elements [first, last) of `dim`.
-  void step(int first, int last, int dim) const {
-    for (int i = 0; i < regions_; ++i) {
-      const long bytes = i < num_keys_ ? key_bytes_ : value_bytes_;
-      const long end = bytes * last / dim;
-      for (long at = bytes * first / dim; at < end; at += 64) prefetch(region_[i] + at);
-    }
-  }
-
- private:
-  // A contiguous part of the block for each group of 16 entries. In blocks of more, that is not what a group of keys
-  // reads, but the groups of a block together are.
-  void add(const char* codes, const Head& head, int key, long bytes) {
-    const long groups = head.cache.block_size / kKeyGroup;
-    const long plane = head.block(key) * head.cache.kv_heads + head.index;
-    region_[regions_++] = codes + (plane * groups + head.at(key) / kKeyGroup) * bytes;
-  }
-
-  const char* region_[8];
-  int regions_ = 0, num_keys_ = 0;
-  long key_bytes_ = 0, value_bytes_ = 0;
-};
-
 // --- keys: V vectors of them, element by element ---
 // A source yields elements in segments, kAtOnce at a time: enter(segment) gives its length, load(i, v, x) elements
 // i … i + kAtOnce - 1 for the keys of vector v.
@@ -105,7 +63,6 @@ struct PanelKeys {
   int segments() const { return 1; }
   int enter(int) { return dim; }
   void load(int i, int v, Vec* x) const { x[0] = twofold::TWOFOLD_ISA::load(panel + i * kChunk + v * kLanes); }
-  void ahead(int, int) const {}
 };
 
 // Straight from the cache; vectors that start at or behind `last` repeat the first one.
@@ -114,14 +71,13 @@ struct StoredKeys {
   using Code = typename Stored<F>::Code;
   static constexpr int kAtOnce = F == CacheFormat::int4 ? 2 : 1;
   const PagedCache& cache;
-  const Ahead& soon;
   const Code* codes[V];
   const half* scales[V];
   const half* minima[V];
   const Code* row[V];
   Vec scale[V], minimum[V];
 
-  StoredKeys(const Head& head, int key, int last, const Ahead& soon) : cache(head.cache), soon(soon) {
+  StoredKeys(const Head& head, int key, int last) : cache(head.cache) {
     const int dim = cache.k.dim;
     for (int v = 0; v < V; ++v) {
       const int from = key + v * kLanes < last ? key + v * kLanes : key;
@@ -166,8 +122,6 @@ struct StoredKeys {
       x[0] = Stored<F>::load(p);
     }
   }
-
-  void ahead(int first, int last) const { soon.step(first, last, cache.k.dim); }
 };
 
 // --- values: V vectors of each entry, entry by entry ---
@@ -207,7 +161,8 @@ struct StoredValues {
     const PagedCache& cache = head.cache;
     const int dim = cache.v.dim, width = Stored<F>::width(dim), at = head.at(key), skipped = at % kKeyGroup;
     const long block = head.block(key);
-    from = static_cast<const Code*>(cache.v.codes) + plane(cache, block, head.index, width) + static_cast<long>(at) * width;
+    from = static_cast<const Code*>(cache.v.codes) + plane(cache, block, head.index, width);
+    from += static_cast<long>(at) * width;
     if (F == CacheFormat::int8 || F == CacheFormat::int4) {
       const int groups = F == CacheFormat::int4 ? groups_of(dim) : 1;
       const long group = plane(cache, block, head.index, groups) + static_cast<long>(at - skipped) * groups;

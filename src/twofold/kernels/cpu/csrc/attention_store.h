@@ -93,8 +93,8 @@ inline void store_side(const PagedCache& cache, const CacheSide& side, const flo
       break;
     case CacheFormat::int4: {
       const long group = start(groups_of(dim));
-      store_int4(from, dim, static_cast<uint8_t*>(side.codes) + start(dim / 2), side.scale + group, side.minimum + group,
-                 step);
+      store_int4(from, dim, static_cast<uint8_t*>(side.codes) + start(dim / 2), side.scale + group,
+                 side.minimum + group, step);
       break;
     }
   }

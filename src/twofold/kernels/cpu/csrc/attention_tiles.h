@@ -10,8 +10,7 @@ namespace {
 
 constexpr int kScoreStride = kPartition + 16;  // not a power of two: rows of a tile fall into different cache sets
 constexpr int kQueryStride = kMaxHeadDim + 16;
-constexpr int kMaxTile = 6;     // rows of a register tile
-constexpr int kAheadStep = 8;   // elements between two looks ahead
+constexpr int kMaxTile = 6;  // rows of a register tile
 
 // Vectors of a register tile of `rows`: 12 accumulators fill the 16 registers of AVX2 and outlast an FMA's latency.
 constexpr int tile_vectors(int rows) { return rows <= 3 || kLanes == 16 ? 4 : 2; }
@@ -30,22 +29,18 @@ inline void score_tile(const float* q, Keys& keys, float* scores) {
     for (int v = 0; v < V; ++v) sums[r][v] = zero();
   for (int segment = 0, d = 0; segment < keys.segments(); ++segment) {
     const int count = keys.enter(segment);
-    for (int start = 0; start < count; start += kAheadStep) {
-      const int end = smaller(count, start + kAheadStep);
-      keys.ahead(d + start, d + end);
-      for (int i = start; i < end; i += Keys::kAtOnce) {
-        Vec x[V][Keys::kAtOnce];
+    for (int i = 0; i < count; i += Keys::kAtOnce) {
+      Vec x[V][Keys::kAtOnce];
 #pragma GCC unroll 8
-        for (int v = 0; v < V; ++v) keys.load(i, v, x[v]);
+      for (int v = 0; v < V; ++v) keys.load(i, v, x[v]);
 #pragma GCC unroll 8
-        for (int n = 0; n < Keys::kAtOnce; ++n)
+      for (int n = 0; n < Keys::kAtOnce; ++n)
 #pragma GCC unroll 8
-          for (int r = 0; r < R; ++r) {
-            const Vec w = set1(q[r * kQueryStride + d + i + n]);
+        for (int r = 0; r < R; ++r) {
+          const Vec w = set1(q[r * kQueryStride + d + i + n]);
 #pragma GCC unroll 8
-            for (int v = 0; v < V; ++v) sums[r][v] = fma(w, x[v][n], sums[r][v]);
-          }
-      }
+          for (int v = 0; v < V; ++v) sums[r][v] = fma(w, x[v][n], sums[r][v]);
+        }
     }
     d += count;
   }
@@ -114,11 +109,8 @@ void panel_values(const float* weights, const float* panel, int width, KeyRange 
 template <CacheFormat F, int R>
 void stored_scores(const Head& head, int base, KeyRange range, const float* q, float* scores) {
   constexpr int V = tile_vectors(R), kStep = V * kLanes;
-  Ahead ahead;
-  const int last = base + range.last;
   for (int key = range.first / kStep * kStep; key < range.last; key += kStep) {
-    ahead.aim<F>(head, base + key + kStep, last, base + key, last, kStep);
-    StoredKeys<F, V> keys(head, base + key, last, ahead);
+    StoredKeys<F, V> keys(head, base + key, base + range.last);
     score_tile<R, V>(q, keys, scores + key);
   }
 }
@@ -129,8 +121,8 @@ void stored_values(const Head& head, int base, KeyRange range, const float* weig
   const int dim = head.cache.v.dim;
   const auto part = [&](auto vectors, int d) {
     constexpr int n = decltype(vectors)::value;
-    value_tile<R, n>(weights + range.first, StoredValues<F, n>(head, d), base + range.first, base + range.last,
-                     state + d, stride);
+    value_tile<R, n>(weights + range.first, StoredValues<F, n>(head, d), base + range.first,
+                     base + range.last, state + d, stride);
   };
   int d = 0;
   for (; d + V * kLanes <= dim; d += V * kLanes) part(Count<V>{}, d);

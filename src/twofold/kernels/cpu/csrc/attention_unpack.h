@@ -40,7 +40,8 @@ inline void stored_order(CacheFormat format, const float* from, int dim, float s
 
 inline void unpack_keys_f32(const float* from, int stride, int dim, float* panel) {
   for (int d = 0; d < dim; ++d)
-    for (int i = 0; i < kKeyGroup; i += kLanes) store(panel + d * kChunk + i, load(from + static_cast<long>(d) * stride + i));
+    for (int i = 0; i < kKeyGroup; i += kLanes)
+      store(panel + d * kChunk + i, load(from + static_cast<long>(d) * stride + i));
 }
 
 inline void unpack_keys_f16(const half* from, int stride, int dim, float* panel) {
@@ -81,23 +82,23 @@ inline void unpack_keys(const PagedCache& cache, int head, const int32_t* blocks
   const int dim = cache.k.dim, size = cache.block_size;
   for (int key = first; key < last; key += kKeyGroup, panel += kKeyGroup) {
     const long block = blocks[key / size], at = key % size;
+    const auto column = [&](const auto* codes, int width) { return codes + plane(cache, block, head, width) + at; };
     switch (cache.format) {
       case CacheFormat::f32:
-        unpack_keys_f32(static_cast<const float*>(cache.k.codes) + plane(cache, block, head, dim) + at, size, dim, panel);
+        unpack_keys_f32(column(static_cast<const float*>(cache.k.codes), dim), size, dim, panel);
         break;
       case CacheFormat::f16:
-        unpack_keys_f16(static_cast<const half*>(cache.k.codes) + plane(cache, block, head, dim) + at, size, dim, panel);
+        unpack_keys_f16(column(static_cast<const half*>(cache.k.codes), dim), size, dim, panel);
         break;
       case CacheFormat::int8:
-        unpack_keys_int8(static_cast<const int8_t*>(cache.k.codes) + plane(cache, block, head, dim) + at,
-                         cache.k.scale + plane(cache, block, head, 1) + at, size, dim, panel);
+        unpack_keys_int8(column(static_cast<const int8_t*>(cache.k.codes), dim), column(cache.k.scale, 1), size, dim,
+                         panel);
         break;
-      case CacheFormat::int4: {
-        const long group = plane(cache, block, head, groups_of(dim)) + at;
-        unpack_keys_int4(static_cast<const uint8_t*>(cache.k.codes) + plane(cache, block, head, dim / 2) + at,
-                         cache.k.scale + group, cache.k.minimum + group, size, dim, panel);
+      case CacheFormat::int4:
+        unpack_keys_int4(column(static_cast<const uint8_t*>(cache.k.codes), dim / 2),
+                         column(cache.k.scale, groups_of(dim)), column(cache.k.minimum, groups_of(dim)), size, dim,
+                         panel);
         break;
-      }
     }
   }
 }
@@ -148,28 +149,29 @@ inline void unpack_values(const PagedCache& cache, int head, const int32_t* bloc
   for (int key = first; key < last;) {
     const long block = blocks[key / size];
     const int end = smaller(last, (key / size + 1) * size);
+    const auto row = [&](const auto* codes, int row_width, int at) {
+      return codes + plane(cache, block, head, row_width) + static_cast<long>(at) * row_width;
+    };
     for (int at = key % size; key < end; ++key, ++at, panel += width) {
       switch (cache.format) {
         case CacheFormat::f32:
-          unpack_row(static_cast<const float*>(cache.v.codes) + plane(cache, block, head, dim) + static_cast<long>(at) * dim,
-                     dim, panel, [](const float* p) { return load(p); });
+          unpack_row(row(static_cast<const float*>(cache.v.codes), dim, at), dim, panel,
+                     [](const float* p) { return load(p); });
           break;
         case CacheFormat::f16:
-          unpack_row(static_cast<const half*>(cache.v.codes) + plane(cache, block, head, dim) + static_cast<long>(at) * dim,
-                     dim, panel, [](const half* p) { return load_half(p); });
+          unpack_row(row(static_cast<const half*>(cache.v.codes), dim, at), dim, panel,
+                     [](const half* p) { return load_half(p); });
           break;
         case CacheFormat::int8: {
-          const Vec scale = set1(half_value(cache.v.scale[plane(cache, block, head, 1) + at]));
-          unpack_row(static_cast<const int8_t*>(cache.v.codes) + plane(cache, block, head, dim) + static_cast<long>(at) * dim,
-                     dim, panel, [scale](const int8_t* p) { return mul(load_int8(p), scale); });
+          const Vec scale = set1(half_value(*row(cache.v.scale, 1, at)));
+          unpack_row(row(static_cast<const int8_t*>(cache.v.codes), dim, at), dim, panel,
+                     [scale](const int8_t* p) { return mul(load_int8(p), scale); });
           break;
         }
         case CacheFormat::int4: {
           const int groups = groups_of(dim);
-          const long group = plane(cache, block, head, groups) + static_cast<long>(at) * groups;
-          unpack_row_int4(static_cast<const uint8_t*>(cache.v.codes) + plane(cache, block, head, dim / 2) +
-                              static_cast<long>(at) * (dim / 2),
-                          cache.v.scale + group, cache.v.minimum + group, dim, panel);
+          unpack_row_int4(row(static_cast<const uint8_t*>(cache.v.codes), dim / 2, at), row(cache.v.scale, groups, at),
+                          row(cache.v.minimum, groups, at), dim, panel);
           break;
         }
       }

@@ -45,11 +45,7 @@ CacheFormat format_of(const std::string& name) {
   throw std::invalid_argument("cache format '" + name + "' is none of f32, f16, int8, int4");
 }
 
-// codes, scale, minimum: addresses, 0 where the format has none.
 using Address = uintptr_t;
-struct Addresses {
-  Address codes, scale, minimum;
-};
 
 CacheSide side_of(const nb::tuple& addresses, int dim) {
   if (addresses.size() != 3) throw std::invalid_argument("give the addresses of codes, scales and minima (0: none)");
@@ -81,7 +77,8 @@ void attention(Stream& stream, const PagedCache& cache, std::shared_ptr<Spans> s
   if (heads % cache.kv_heads != 0 || heads / cache.kv_heads > kSmallTile)
     throw std::invalid_argument("heads must be a multiple of the KV heads, at most " + std::to_string(kSmallTile) +
                                 " times as many");
-  const AttentionArgs args{cache, pointer<const float>(q), q_stride, pointer<float>(out), heads, scale, softcap, window};
+  const AttentionArgs args{cache, pointer<const float>(q), q_stride, pointer<float>(out),
+                           heads, scale,                   softcap,  window};
   nb::gil_scoped_release release;
   submit_attention(stream, args, std::move(spans));
 }

@@ -143,6 +143,10 @@ std::tuple<long, long> topk(uintptr_t logits, long vocab, long k, uintptr_t valu
   return {count, ties};
 }
 
+void exponentials_at(uint32_t seed, uintptr_t ids, long count, uintptr_t out) {
+  exponentials(seed, pointer<const int64_t>(ids), count, pointer<float>(out));
+}
+
 }  // namespace
 
 void bind_elementwise(nb::module_& m) {
@@ -174,6 +178,9 @@ void bind_elementwise(nb::module_& m) {
   m.def("topk", &topk, "logits"_a, "vocab"_a, "k"_a, "values"_a, "ids"_a, ReleaseGil(),
         "The k largest of one row, largest first and lower index first among equals, to float32 values and int64 ids. "
         "Returns how many there are (NaN and -inf are left out), and how many elements more equal the last of them.");
+  m.def("exponentials", &exponentials_at, "seed"_a, "ids"_a, "count"_a, "out"_a, ReleaseGil(),
+        "Elements `ids` (int64) of the sequence of float32 exponential variables that torch's CPU generator gives for a "
+        "seed.");
 }
 
 }  // namespace twofold

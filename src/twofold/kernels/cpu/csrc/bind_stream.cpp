@@ -33,6 +33,7 @@ class Program {
   size_t size() const { return recording_->size(); }
   void run(size_t first, size_t last) { stream_->replay(*recording_, first, last); }
   void run_all() { run(0, size()); }
+  std::vector<double> run_timed(size_t first, size_t last) { return stream_->replay_timed(*recording_, first, last); }
   std::vector<std::string> names() const {
     std::vector<std::string> names;
     for (const auto& instruction : *recording_) names.push_back(instruction.name);
@@ -107,7 +108,9 @@ void bind_stream(nb::module_& m) {
       .def("names", &Program::names, "The name of each instruction.")
       .def("run", &Program::run_all, ReleaseGil(), "Replays all instructions.")
       .def("run", &Program::run, nb::arg("first"), nb::arg("last"), ReleaseGil(),
-           "Replays instructions first … last - 1. IndexError where there are not as many.");
+           "Replays instructions first … last - 1. IndexError where there are not as many.")
+      .def("run_timed", &Program::run_timed, nb::arg("first"), nb::arg("last"), ReleaseGil(),
+           "The same; returns the seconds that each took.");
 
   // Held by shared_ptr on the C++ side, because the blocks that are in use outlive the Python object.
   struct Arena {

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <functional>
 #include <limits>
+#include <numeric>
 #include <vector>
 
 #include "kernels.h"
@@ -20,6 +21,42 @@ uint64_t key_of(float value, int32_t index) {
   bits ^= bits & 0x80000000u ? 0xffffffffu : 0x80000000u;
   return static_cast<uint64_t>(bits) << 32 | (0xffffffffu - static_cast<uint32_t>(index));
 }
+
+// The generator of Matsumoto and Nishimura (1998), one block of words at a time.
+class Twister {
+ public:
+  static constexpr int kWords = 624;
+
+  explicit Twister(uint32_t seed) {
+    state_[0] = seed;
+    for (uint32_t i = 1; i < kWords; ++i) state_[i] = 1812433253u * (state_[i - 1] ^ (state_[i - 1] >> 30)) + i;
+  }
+
+  // Goes on to the next block; before the first call there is none.
+  void next_block() {
+    constexpr int kAhead = 397, kBehind = kWords - kAhead;
+    for (int i = 0; i < kBehind; ++i) state_[i] = state_[i + kAhead] ^ mixed(state_[i], state_[i + 1]);
+    for (int i = kBehind; i < kWords - 1; ++i) state_[i] = state_[i - kBehind] ^ mixed(state_[i], state_[i + 1]);
+    state_[kWords - 1] = state_[kAhead - 1] ^ mixed(state_[kWords - 1], state_[0]);
+  }
+
+  // Word i of the block.
+  uint32_t word(int i) const {
+    uint32_t y = state_[i];
+    y ^= y >> 11;
+    y ^= (y << 7) & 0x9d2c5680u;
+    y ^= (y << 15) & 0xefc60000u;
+    return y ^ (y >> 18);
+  }
+
+ private:
+  static uint32_t mixed(uint32_t high, uint32_t low) {
+    const uint32_t y = (high & 0x80000000u) | (low & 0x7fffffffu);
+    return (y >> 1) ^ ((0u - (y & 1u)) & 0x9908b0dfu);
+  }
+
+  uint32_t state_[kWords];
+};
 
 int32_t index_of(uint64_t key) { return static_cast<int32_t>(0xffffffffu - static_cast<uint32_t>(key)); }
 
@@ -56,6 +93,22 @@ long top_k(const float* x, long n, long k, float* values, int64_t* ids, long* ti
   const float below = std::nextafter(values[count - 1], -std::numeric_limits<float>::infinity());
   *ties = scan.count_above(x, n, below) - count;
   return count;
+}
+
+void exponentials(uint32_t seed, const int64_t* ids, long count, float* out) {
+  std::vector<long> order(count);
+  std::iota(order.begin(), order.end(), 0L);
+  std::sort(order.begin(), order.end(), [ids](long a, long b) { return ids[a] < ids[b]; });
+  constexpr int64_t kPerBlock = Twister::kWords / 2;
+  Twister twister(seed);
+  int64_t block = -1;
+  for (const long i : order) {
+    for (; block < ids[i] / kPerBlock; ++block) twister.next_block();
+    const int at = static_cast<int>(2 * (ids[i] % kPerBlock));
+    const uint64_t bits = static_cast<uint64_t>(twister.word(at)) << 32 | twister.word(at + 1);
+    const double u = static_cast<double>(bits & ((1ull << 53) - 1)) * 0x1p-53;
+    out[i] = static_cast<float>(-std::log1p(-u));
+  }
 }
 
 }  // namespace twofold

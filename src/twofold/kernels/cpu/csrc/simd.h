@@ -67,7 +67,6 @@ inline void load_nibbles(const uint8_t* p, Vec& low, Vec& high) {
   low = _mm512_cvtepi32_ps(_mm512_and_si512(x, _mm512_set1_epi32(15)));
   high = _mm512_cvtepi32_ps(_mm512_srli_epi32(x, 4));
 }
-inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 inline Vec select_less(Vec a, Vec b, Vec yes, Vec no) {  // a < b ? yes : no
   return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), no, yes);
 }
@@ -134,7 +133,6 @@ inline void load_nibbles(const uint8_t* p, Vec& low, Vec& high) {
   low = _mm256_cvtepi32_ps(_mm256_and_si256(x, _mm256_set1_epi32(15)));
   high = _mm256_cvtepi32_ps(_mm256_srli_epi32(x, 4));
 }
-inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 inline Vec select_less(Vec a, Vec b, Vec yes, Vec no) {
   return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(a, b, _CMP_LT_OQ));
 }
@@ -178,7 +176,6 @@ inline void load_nibbles(const uint8_t* p, Vec& low, Vec& high) {
   low = static_cast<float>(*p & 15);
   high = static_cast<float>(*p >> 4);
 }
-inline void prefetch(const void*) {}
 inline Vec select_less(Vec a, Vec b, Vec yes, Vec no) { return a < b ? yes : no; }
 inline unsigned greater_lanes(Vec a, Vec b) { return a > b; }
 inline Vec reciprocal(Vec a) { return 1.0f / a; }

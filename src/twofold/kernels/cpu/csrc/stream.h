@@ -1,6 +1,7 @@
 // Ops as data: what a step does, recorded once and replayed in one call.
 #pragma once
 
+#include <chrono>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -67,16 +68,36 @@ class Stream {
     run(recording.data() + first, recording.data() + last);
   }
 
+  // The same; returns the seconds of each instruction, from when the team turns to it until it turns to the next.
+  std::vector<double> replay_timed(const Recording& recording, size_t first, size_t last) {
+    std::lock_guard<std::mutex> turn(turn_);
+    if (first > last || last > recording.size()) throw std::out_of_range("no such instructions");
+    std::vector<Clock::time_point> starts(last - first + 1);
+    run(recording.data() + first, recording.data() + last, starts.data());
+    starts.back() = Clock::now();
+    std::vector<double> seconds;
+    for (size_t i = 0; i + 1 < starts.size(); ++i)
+      seconds.push_back(std::chrono::duration<double>(starts[i + 1] - starts[i]).count());
+    return seconds;
+  }
+
  private:
-  void run(const Instruction* first, const Instruction* last) {
+  using Clock = std::chrono::steady_clock;
+
+  void run(const Instruction* first, const Instruction* last, Clock::time_point* starts = nullptr) {
     const int members = team_.size();
     team_.run([&](int member) {
       long number = 0;
-      for (const Instruction* it = first; it != last; ++it)
+      for (const Instruction* it = first; it != last; ++it) {
+        if (number > 0) team_.barrier();
+        if (starts != nullptr && member == 0) starts[it - first] = Clock::now();
+        bool inside = false;
         for (const auto& phase : it->phases) {
-          if (number > 0) team_.barrier();
+          if (inside) team_.barrier();
+          inside = true;
           team_.attempt(number++, [&] { phase(member, members); });
         }
+      }
     });
   }
 
