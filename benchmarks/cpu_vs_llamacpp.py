@@ -29,19 +29,17 @@ import argparse
 import json
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import quiet_torch
 import torch
-from counted_reads import counted_reads
+from llamacpp_cases import QUICK, Case, Sizes, make_cases
 from peer import Peer
 from read_limit import ReadLimit
 
-from twofold.engine.engine import Engine
-from twofold.engine.request import SamplingParams
 from twofold.jobs.models import find_checkpoint
 from twofold.jobs.run import load_engine
 from twofold.plan import Plan
@@ -50,36 +48,6 @@ INSTALL = (
     "Install it with: CMAKE_ARGS=-DGGML_NATIVE=ON pip install --no-binary llama-cpp-python "
     "llama-cpp-python==0.3.36; or name an interpreter that has it: --peer-python PATH"
 )
-SEQUENCES = 8
-BEFORE_BATCH = 32
-"""Prompt tokens of each of the sequences that decode together."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sizes:
-    """How much is measured: tokens of each case, rounds, and llama.cpp's flash attention settings."""
-
-    rounds: int = 7
-    prompt: int = 512
-    output: int = 128
-    batch_output: int = 64
-    depth: int = 4096
-    depth_output: int = 64
-    flash: tuple[bool, ...] = (True, False)
-
-
-QUICK = Sizes(rounds=2, prompt=256, output=32, batch_output=8, depth=1024, depth_output=16, flash=(True,))
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """One thing to measure: its name, tokens and bytes of a timing, and how each side times it (seconds)."""
-
-    name: str
-    tokens: int
-    read: float
-    ours: Callable[[], float]
-    theirs: dict[str, Callable[[], float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,107 +62,14 @@ class Row:
     share_of_limit: float
     gb_s: float
     limit_gb_s: float
+    rounds: int
     their_setting: str
     times_one: float | None = None
 
 
-def token_ids(count: int, vocab: int, seed: int = 0) -> list[int]:
-    """Token ids that do not repeat with a short period."""
-    return [(7919 * i * i + 104729 * (i + seed) + 17) % vocab for i in range(count)]
-
-
-def time_prompt(engine: Engine, ids: Sequence[int]) -> float:
-    """Seconds from the first step to the first token of a prompt, nothing cached."""
-    engine.scheduler.blocks.forget_cached()
-    return _time(engine, [ids], before=lambda requests: True, tokens=1)
-
-
-def time_decode(engine: Engine, prompts: Sequence[Sequence[int]], tokens: int) -> float:
-    """Seconds of the `tokens` steps after all of `prompts` have their first token. A prompt whose blocks are
-    still cached is not computed again."""
-    return _time(engine, prompts, before=lambda requests: all(r.num_output_tokens for r in requests),
-                 tokens=tokens + 1)  # fmt: skip
-
-
-def _time(
-    engine: Engine, prompts: Sequence[Sequence[int]], *, before: Callable[[Any], bool], tokens: int
-) -> float:
-    params = SamplingParams(max_tokens=tokens, ignore_eos=True)
-    requests = [engine.add(ids, params) for ids in prompts]
-    while not before(requests):
-        engine.step()
-    assert len({r.num_output_tokens for r in requests}) == 1, "sequences that decode together start together"
-    start = engine.clock.now()
-    while not all(r.is_finished for r in requests):
-        engine.step()
-    seconds = engine.clock.now() - start
-    for request in requests:
-        engine.forget(request.id)
-    return seconds
-
-
-def make_cases(engine: Engine, peer: Peer, sizes: Sizes, vocab: int) -> list[Case]:
-    """The four cases of the loaded model. Computes the long context once on either side."""
-    model = engine.runner.model
-    chunk = engine.scheduler.config.max_num_batched_tokens
-    ids = token_ids(sizes.prompt, vocab)
-    short = ids[:1]
-    many = [token_ids(BEFORE_BATCH, vocab, seed) for seed in range(SEQUENCES)]
-    deep = token_ids(sizes.depth, vocab, 99)
-
-    def peer_prompt(flash: bool) -> Callable[[], float]:
-        context = peer.ask("open", tokens=sizes.prompt, sequences=1, flash=flash)["context"]
-        return lambda: peer.ask("prompt", context=context, ids=ids)["seconds"]
-
-    def peer_decode(flash: bool, before: Sequence[int], count: int, sequences: int) -> Callable[[], float]:
-        room = len(before) + count + 8
-        context = peer.ask("open", tokens=room, sequences=sequences, flash=flash)["context"]
-        peer.ask("prompt", context=context, ids=list(before))
-        peer.ask("keep", context=context)
-        new = token_ids(count, vocab, 7)
-        return lambda: peer.ask("decode", context=context, ids=new, sequences=sequences)["seconds"]
-
-    def both(make: Callable[[bool], Callable[[], float]]) -> dict[str, Callable[[], float]]:
-        return {"flash attention " + ("on" if flash else "off"): make(flash) for flash in sizes.flash}
-
-    def decode_reads(start: int, count: int, sequences: int = 1) -> float:
-        return sum(counted_reads(model, [(1, start + i + 1)] * sequences) for i in range(count))
-
-    pieces = [min(chunk, sizes.prompt - first) for first in range(0, sizes.prompt, chunk)]
-    return [
-        Case(
-            f"pp{sizes.prompt}",
-            sizes.prompt,
-            sum(counted_reads(model, [(piece, i * chunk + piece)]) for i, piece in enumerate(pieces)),
-            lambda: time_prompt(engine, ids),
-            both(peer_prompt),
-        ),
-        Case(
-            f"tg{sizes.output}",
-            sizes.output,
-            decode_reads(1, sizes.output),
-            lambda: time_decode(engine, [short], sizes.output),
-            both(lambda flash: peer_decode(flash, short, sizes.output, 1)),
-        ),
-        Case(
-            f"{SEQUENCES} x tg{sizes.batch_output}",
-            SEQUENCES * sizes.batch_output,
-            decode_reads(BEFORE_BATCH, sizes.batch_output, SEQUENCES),
-            lambda: time_decode(engine, many, sizes.batch_output),
-            both(lambda flash: peer_decode(flash, many[0], sizes.batch_output, SEQUENCES)),
-        ),
-        Case(
-            f"tg{sizes.depth_output} @ d{sizes.depth}",
-            sizes.depth_output,
-            decode_reads(sizes.depth, sizes.depth_output),
-            lambda: time_decode(engine, [deep], sizes.depth_output),
-            both(lambda flash: peer_decode(flash, deep, sizes.depth_output, 1)),
-        ),
-    ]
-
-
-def measure(name: str, peer: Peer, sizes: Sizes, threads: int) -> tuple[list[Row], str]:
-    """All rows of one model, and what llama.cpp says of itself."""
+def measure(name: str, peer: Peer, sizes: Sizes, threads: int, deadline: float) -> tuple[list[Row], str]:
+    """All rows of one model, and what llama.cpp says of itself. No round but the first begins after
+    `deadline` (of time.monotonic)."""
     say(f"{name}: loading")
     checkpoint = find_checkpoint(name)
     info = peer.ask("load", model=str(checkpoint.path), threads=threads)
@@ -210,6 +85,9 @@ def measure(name: str, peer: Peer, sizes: Sizes, threads: int) -> tuple[list[Row
     ours: dict[str, list[float]] = {case.name: [] for case in cases}
     theirs: dict[str, dict[str, list[float]]] = {case.name: {s: [] for s in case.theirs} for case in cases}
     for number in range(sizes.rounds + 1):
+        if number > 1 and time.monotonic() > deadline:
+            say(f"{name}: time is over after {number - 1} rounds")
+            break
         read = limit.measure()
         if number:
             limits.append(read)
@@ -243,6 +121,7 @@ def _row(model: str, case: Case, mine: list[float], by_setting: dict[str, list[f
         rate * case.read / case.tokens / limit,
         rate * case.read / case.tokens / 1e9,
         limit / 1e9,
+        len(mine),
         setting,
     )
 
@@ -252,10 +131,11 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def print_table(rows: Sequence[Row], sizes: Sizes, threads: int, quick: bool) -> None:
+def print_table(rows: Sequence[Row], threads: int, quick: bool) -> None:
     """The rows for people."""
     short = "; --quick: fewer rounds, shorter cases, flash attention always on" if quick else ""
-    print(f"{threads} threads, medians of {sizes.rounds} interleaved rounds{short}")
+    rounds = min(row.rounds for row in rows)
+    print(f"{threads} threads, medians of {rounds} interleaved rounds{short}")
     print(
         f"{'case':30} {'twofold tok/s':>13} {'llama.cpp tok/s':>15} {'ratio':>7} {'GB/s':>6} {'limit':>6} "
         f"{'share':>6}  llama.cpp's setting"
@@ -273,7 +153,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", default=["smollm2-135m", "gemma3-270m"])
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=None, help="counted rounds (default 7; quick: 2)")
+    parser.add_argument(
+        "--rounds", type=int, default=None, help="counted rounds (default 7; quick: at most 2)"
+    )
     parser.add_argument("--quick", action="store_true", help="under a minute: less of everything")
     parser.add_argument("--json", action="store_true", help="a list of {case, ours, theirs, ratio, …}")
     parser.add_argument("--peer-python", default=sys.executable, help="interpreter that has llama_cpp")
@@ -287,14 +169,16 @@ def main() -> None:
     rows: list[Row] = []
     script = Path(__file__).with_name("llamacpp_peer.py")
     with Peer(args.peer_python, script, "llama_cpp", INSTALL, quiet_torch.ENVIRONMENT) as peer:
-        for model in args.models:
-            found, about = measure(model, peer, sizes, args.threads)
+        start = time.monotonic()
+        for number, model in enumerate(args.models, 1):
+            share = float("inf") if sizes.seconds is None else sizes.seconds * number / len(args.models)
+            found, about = measure(model, peer, sizes, args.threads, start + share)
             rows += found
     say(about)
     if args.json:
         print(json.dumps([asdict(row) for row in rows], indent=2))
     else:
-        print_table(rows, sizes, args.threads, args.quick)
+        print_table(rows, args.threads, args.quick)
 
 
 if __name__ == "__main__":

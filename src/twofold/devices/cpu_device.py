@@ -140,7 +140,7 @@ class CpuDevice(TorchDevice):
             logits = recording.logits
         else:
             self._recordings.move_to_end(shape)
-            logits = recording.replay(step)
+            logits = self._replay(recording, step)
         recording.add_cache_costs(self._spent)
         if shape not in self._recordings:
             recording.settle(self._spent)
@@ -151,13 +151,24 @@ class CpuDevice(TorchDevice):
         """Whether a step like this is worth recording, and can be."""
         return (
             self.context is not None
-            and not self.profile
             and step.token_ids is not None
             and step.num_tokens <= MOST_TOKENS
             and getattr(model, "precision", None) == "fp32"
         )
 
     # --- recordings ---
+
+    def _replay(self, recording: Recording, step: StepInput) -> Any:
+        if not self.profile:
+            return recording.replay(step)
+        seconds: dict[str, float] = {}
+        logits = recording.replay_timed(step, seconds)
+        self._add_seconds(seconds)
+        return logits
+
+    def _add_seconds(self, seconds: dict[str, float]) -> None:
+        for kind, taken in seconds.items():
+            self._spent.setdefault(kind, OpTotals()).seconds += taken
 
     def _record(self, shape: Shape, model: Model, step: StepInput) -> Recording:
         from twofold.kernels.cpu.recorded import Recorder
@@ -166,6 +177,8 @@ class CpuDevice(TorchDevice):
         self._recorder = Recorder(self.context, self.native_kernels, step)
         try:
             recording = self._recorder.record(lambda static: model.forward(static, self), model)
+            if self.profile:
+                self._add_seconds(self._recorder.seconds)
         finally:
             self._recorder = None
         if recording.nbytes > MOST_BYTES:

@@ -9,6 +9,7 @@ on the same tensors each time: those of the recording.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -28,12 +29,14 @@ from twofold.ops.base import Op
 @dataclass(slots=True)
 class PythonCall:
     """A call between two native instructions: what to call before instruction number `position`, and the
-    tensors that what follows reads its results from. `op`: its name where it is an op's reference kernel."""
+    tensors that what follows reads its results from. op, kind: its name and kind where it is an op's reference
+    kernel; what a technique's own call executes is timed by whoever executes it."""
 
     position: int
     function: Callable[[], Any]
     outputs: tuple[torch.Tensor, ...]
     op: str | None = None
+    kind: str | None = None
 
     def __call__(self) -> None:
         """Call, and put the results where they were when it was recorded."""
@@ -59,7 +62,7 @@ class Recording:
     runs in Python between them, in order; totals: what its ops count by kind, but for those of the cache,
     which depend on the step: cache_costs. reference_ops: how many of its calls are an op's reference kernel,
     by the op's name. held: the storage of each cache layer it points to. runs: since its totals were asked
-    for.
+    for. kinds: of the op that each native instruction is part of.
     """
 
     step: StepInput
@@ -72,6 +75,7 @@ class Recording:
     reference_ops: Counter[str] = field(default_factory=Counter)
     held: list[tuple[CacheLayer, object]] = field(default_factory=list)
     runs: int = 0
+    kinds: list[str] = field(default_factory=list)
     _length: int = 0
 
     @property
@@ -95,6 +99,24 @@ class Recording:
             call()
         if at < self._length:
             run(at, self._length)
+        return self.logits
+
+    def replay_timed(self, step: StepInput, seconds: dict[str, float]) -> torch.Tensor | None:
+        """The same, and adds to `seconds` what each kind of op took."""
+        self.step.refresh(step)
+        at = 0
+        for call in [*self.calls, None]:
+            position = self._length if call is None else call.position
+            if position > at:
+                times = self.program.run_timed(at, position)
+                for kind, taken in zip(self.kinds[at:position], times, strict=True):
+                    seconds[kind] = seconds.get(kind, 0.0) + taken
+                at = position
+            if call is not None:
+                start = time.perf_counter()
+                call()
+                if call.kind is not None:
+                    seconds[call.kind] = seconds.get(call.kind, 0.0) + time.perf_counter() - start
         return self.logits
 
     def settle(self, totals: dict[str, OpTotals]) -> None:
@@ -122,13 +144,15 @@ class Recording:
 class Recorder:
     """Executes the ops of one forward pass and keeps them.
 
-    kernels: the native ones, which take `context` first.
+    kernels: the native ones, which take `context` first. seconds: what executing each kind of op took, calls
+    from Python included.
     """
 
     def __init__(self, context: CpuContext, kernels: Mapping[type[Op], Kernel], step: StepInput) -> None:
         native = context.native
         self.context = context
         self.kernels = kernels
+        self.seconds: dict[str, float] = {}
         self.recording = Recording(step.static_copy(), native.Program(context.stream), native.Arena())
 
     def record(self, forward: Callable[[StepInput], torch.Tensor | None], model: Model) -> Recording:
@@ -147,11 +171,15 @@ class Recorder:
 
     def execute(self, op: Op, *args: Any) -> Any:
         """Run the kernel of `op` and keep it."""
+        start = time.perf_counter()
         kernel = self.kernels.get(type(op))
         out = NotImplemented if kernel is None else kernel(self.context, op, *args)
         if out is NotImplemented:
             reference = REFERENCE[type(op)]
-            out = self._call(lambda: reference(op, *args), type(op).__name__)
+            out = self._call(lambda: reference(op, *args), op)
+        recording = self.recording
+        recording.kinds += [op.kind] * (len(recording.program) - len(recording.kinds))
+        self.seconds[op.kind] = self.seconds.get(op.kind, 0.0) + time.perf_counter() - start
         self._count(op, args)
         return out
 
@@ -168,11 +196,12 @@ class Recorder:
         finally:
             self._resume()
 
-    def _call(self, function: Callable[[], Any], op: str | None) -> Any:
+    def _call(self, function: Callable[[], Any], op: Op | None) -> Any:
         recording = self.recording
         position = len(recording.program)
         out = function()
-        recording.calls.append(PythonCall(position, function, tensors_of(out), op))
+        name, kind = (None, None) if op is None else (type(op).__name__, op.kind)
+        recording.calls.append(PythonCall(position, function, tensors_of(out), name, kind))
         return out
 
     def _count(self, op: Op, args: tuple[Any, ...]) -> None:

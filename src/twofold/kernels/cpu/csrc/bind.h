@@ -13,6 +13,7 @@ namespace twofold {
 
 void bind_stream(nanobind::module_& m);
 void bind_matmul(nanobind::module_& m);
+void bind_blocks(nanobind::module_& m);
 void bind_elementwise(nanobind::module_& m);
 void bind_attention(nanobind::module_& m);
 

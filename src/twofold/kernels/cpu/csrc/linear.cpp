@@ -20,11 +20,12 @@ constexpr long kTurns = 12;
 // Quantised (or exact) activations in a stream's scratch memory: meta of all blocks, then the codes.
 struct Columns {
   long cols, tokens;
-  bool exact;
+  Operands operands;
 
+  bool exact() const { return operands.kind == Operands::Kind::exact; }
   size_t bytes() const {
     return static_cast<size_t>(tokens) * (cols / kBlockCols) * sizeof(BlockMeta) +
-           (exact ? 0 : static_cast<size_t>(tokens) * cols) + 64;
+           (exact() ? 0 : static_cast<size_t>(tokens) * cols) + 64;
   }
   BlockMeta* meta(uint8_t* at) const { return reinterpret_cast<BlockMeta*>(at); }
   int8_t* codes(uint8_t* at) const {
@@ -34,10 +35,12 @@ struct Columns {
     const MatmulKernels& k = kernels().matmul;
     for (long t = first; t < last; ++t) {
       BlockMeta* m = meta(at) + t * (cols / kBlockCols);
-      if (exact) {
-        k.summarise(x + t * cols, cols, m);
-      } else {
-        k.quantise(x + t * cols, cols, codes(at) + t * cols, m);
+      switch (operands.kind) {
+        case Operands::Kind::exact: k.summarise(x + t * cols, cols, m); break;
+        case Operands::Kind::int8: k.quantise(x + t * cols, cols, codes(at) + t * cols, m); break;
+        case Operands::Kind::e8m0:
+          k.quantise_e8m0(x + t * cols, cols, operands.largest, codes(at) + t * cols, m);
+          break;
       }
     }
   }
@@ -46,6 +49,11 @@ struct Columns {
 void add_bias(float* y, long stride, long tokens, const float* bias, long rows) {
   for (long t = 0; t < tokens; ++t)
     for (long r = 0; r < rows; ++r) y[t * stride + r] += bias[r];
+}
+
+void multiply(float* y, long stride, long tokens, float factor, long rows) {
+  for (long t = 0; t < tokens; ++t)
+    for (long r = 0; r < rows; ++r) y[t * stride + r] *= factor;
 }
 
 struct Product {
@@ -74,13 +82,14 @@ struct Product {
       const BlockMeta* meta = columns.meta(const_cast<uint8_t*>(at)) + first * (columns.cols / kBlockCols);
       float* out = y + first * rows + row;
       const MatmulKernels& k = kernels().matmul;
-      if (columns.exact) {
+      if (columns.exact()) {
         k.strip_exact(s.format, data, columns.cols, x + first * columns.cols, columns.cols, meta,
                       static_cast<int>(last - first), out, rows, valid);
       } else {
         k.strip(s.format, data, columns.cols, columns.codes(const_cast<uint8_t*>(at)) + first * columns.cols, meta,
                 static_cast<int>(last - first), out, rows, valid);
       }
+      if (s.scale != 1.0f) multiply(out, rows, last - first, s.scale, valid);
       if (bias != nullptr) add_bias(out, rows, last - first, bias + row, valid);
       return;
     }
@@ -102,8 +111,8 @@ struct Product {
 }  // namespace
 
 Instruction linear(const std::shared_ptr<Stream>& stream, std::vector<Segment> segments, long cols, const float* x,
-                   long tokens, const float* bias, float* y, bool exact) {
-  Product product{stream, std::move(segments), {cols, tokens, exact}, x, bias, y};
+                   long tokens, const float* bias, float* y, Operands operands) {
+  Product product{stream, std::move(segments), {cols, tokens, operands}, x, bias, y};
   for (const Segment& s : product.segments) {
     product.rows += s.rows;
     product.strips += (s.rows + kStripRows - 1) / kStripRows;

@@ -10,17 +10,24 @@
 
 namespace twofold {
 
-// Rows of a matrix that are stored in one format, one segment after the other.
+// Rows of a matrix that are stored in one format, one segment after the other. scale: of all its values.
 struct Segment {
   Packed format;
   const uint8_t* data;
   long rows;
+  float scale = 1.0f;
 };
 
-// x [tokens, cols] times W^T + bias to y [tokens, rows of all segments], float32. `exact` keeps the activations in
-// float32; otherwise each is quantised to int8 in blocks of 32.
+// What activations are multiplied as: float32, or int8 in blocks of 32 that share a scale, either amax / 127 or the
+// least power of two that leaves no code above `largest`.
+struct Operands {
+  enum class Kind { exact, int8, e8m0 } kind;
+  int largest = 127;
+};
+
+// x [tokens, cols] times W^T + bias to y [tokens, rows of all segments], float32.
 Instruction linear(const std::shared_ptr<Stream>& stream, std::vector<Segment> segments, long cols, const float* x,
-                   long tokens, const float* bias, float* y, bool exact);
+                   long tokens, const float* bias, float* y, Operands operands);
 
 // The same with W [rows, cols] in float32, for a few tokens.
 Instruction dense_linear(const float* w, long rows, long cols, const float* x, long tokens, const float* bias,

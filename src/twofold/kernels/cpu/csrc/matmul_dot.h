@@ -267,7 +267,7 @@ inline const half* halves(const uint8_t* p, int row) { return reinterpret_cast<c
 // Formats of 32-column blocks: Bits per code, an fp16 scale, and either an fp16 minimum or a fixed Offset.
 template <int Bits, int Offset>
 struct Plain {
-  static constexpr int kHeader = 0;
+  static constexpr int kHeader = 0, kPeriod = 1;
   static constexpr int kScales = Offset == 0 ? 64 : 32;
   static constexpr int kBlock = kScales + (Bits == 8 ? 512 : Bits == 5 ? 320 : 256);
 
@@ -296,7 +296,7 @@ using Q8_0 = Plain<8, 128>;
 // Super-blocks of 256 columns: 8-bit scales and minima of every 32, fp16 factors for both.
 template <int Bits>
 struct Super {
-  static constexpr int kHeader = 64;
+  static constexpr int kHeader = 64, kPeriod = 8;
   static constexpr int kBlock = 32 + (Bits == 5 ? 320 : 256);
 
   static Block<(1 << Bits) - 1, 0> unpack(const uint8_t* p, const uint8_t* header, int row) {
@@ -316,7 +316,7 @@ using Q4_K = Super<4>;
 using Q5_K = Super<5>;
 
 struct Q6_K {
-  static constexpr int kHeader = 32;
+  static constexpr int kHeader = 32, kPeriod = 8;
   static constexpr int kBlock = 32 + 128 + 256;
 
   static SplitBlock<63, 32> unpack(const uint8_t* p, const uint8_t* header, int row) {

@@ -2,6 +2,8 @@
 // matmul_dot.h says how an instruction set unpacks a block and multiplies it; here is the loop around it.
 #pragma once
 
+#include "block_values.h"
+#include "matmul_blocks.h"
 #include "matmul_dot.h"
 #include "matmul_kernels.h"
 #include "simd.h"
@@ -18,6 +20,29 @@ inline void quantise(const float* x, long cols, int8_t* codes, BlockMeta* meta) 
     const HalfSums sums = round_codes(x, inverse, codes);
     const auto total = static_cast<float>(sums.low + sums.high);
     meta[b] = {scale, scale * total, total, static_cast<float>(sums.low), static_cast<float>(sums.high)};
+  }
+}
+
+inline void quantise_e8m0(const float* x, long cols, int largest, int8_t* codes, BlockMeta* meta) {
+  for (long b = 0; b < cols / kBlockCols; ++b, x += kBlockCols, codes += kBlockCols) {
+    uint32_t amax = 0;  // bits of magnitudes are ordered as these are, with infinity and NaN on top
+    for (int i = 0; i < kBlockCols; ++i) {
+      uint32_t bits;
+      std::memcpy(&bits, x + i, 4);
+      bits &= 0x7fffffffu;
+      amax = bits > amax ? bits : amax;
+    }
+    if (amax >= 0x7f800000u) {
+      for (int i = 0; i < kBlockCols; ++i) codes[i] = 0;
+      const float nan = float_of_bits(0x7fc00000u);
+      meta[b] = {nan, nan, 0.0f, 0.0f, 0.0f};
+      continue;
+    }
+    const uint8_t scale = e8m0_code(amax, static_cast<float>(largest));
+    const HalfSums sums = round_codes(x, e8m0_value(static_cast<uint8_t>(254 - scale)), codes);
+    const auto total = static_cast<float>(sums.low + sums.high);
+    const float factor = e8m0_value(scale);
+    meta[b] = {factor, factor * total, total, static_cast<float>(sums.low), static_cast<float>(sums.high)};
   }
 }
 
@@ -44,7 +69,7 @@ inline void strip_columns(const uint8_t* at, long cols, const int8_t* x, const B
     for (int c = 0; c < N; ++c) sum[c] = zero();
     for (long b = 0; b < blocks; ++b) {
       if constexpr (Format::kHeader != 0) {
-        if ((b & 7) == 0) {
+        if ((b & (Format::kPeriod - 1)) == 0) {
           header = p;
           p += Format::kHeader;
         }
@@ -96,7 +121,7 @@ inline void exact_columns(const uint8_t* at, long cols, const float* x, long x_s
     for (int c = 0; c < N; ++c) sum[c] = zero();
     for (long b = 0; b < blocks; ++b) {
       if constexpr (Format::kHeader != 0) {
-        if ((b & 7) == 0) {
+        if ((b & (Format::kPeriod - 1)) == 0) {
           header = p;
           p += Format::kHeader;
         }
@@ -170,16 +195,25 @@ inline void dense(const float* w, long cols, long first_row, long last_row, cons
     dense_rows<1>(w, cols, first_row, last_row, x + c * cols, y + c * y_stride, y_stride);
 }
 
-#define TWOFOLD_EACH_FORMAT(call)                \
-  switch (format) {                              \
-    case Packed::q4_0: return call<Q4_0>(args);  \
-    case Packed::q4_1: return call<Q4_1>(args);  \
-    case Packed::q5_0: return call<Q5_0>(args);  \
-    case Packed::q5_1: return call<Q5_1>(args);  \
-    case Packed::q8_0: return call<Q8_0>(args);  \
-    case Packed::q4_k: return call<Q4_K>(args);  \
-    case Packed::q5_k: return call<Q5_K>(args);  \
-    case Packed::q6_k: return call<Q6_K>(args);  \
+#define TWOFOLD_EACH_FORMAT(call)                             \
+  switch (format) {                                           \
+    case Packed::q4_0: return call<Q4_0>(args);               \
+    case Packed::q4_1: return call<Q4_1>(args);               \
+    case Packed::q5_0: return call<Q5_0>(args);               \
+    case Packed::q5_1: return call<Q5_1>(args);               \
+    case Packed::q8_0: return call<Q8_0>(args);               \
+    case Packed::q4_k: return call<Q4_K>(args);               \
+    case Packed::q5_k: return call<Q5_K>(args);               \
+    case Packed::q6_k: return call<Q6_K>(args);               \
+    case Packed::mxint8: return call<MxInt<8>>(args);         \
+    case Packed::mxint6: return call<MxInt<6>>(args);         \
+    case Packed::mxint4: return call<MxInt<4>>(args);         \
+    case Packed::mxfp4: return call<MxFp4>(args);             \
+    case Packed::nvint4: return call<NvInt4>(args);           \
+    case Packed::nvfp4: return call<NvFp4>(args);             \
+    case Packed::int4_g32: return call<Int4Group<1>>(args);   \
+    case Packed::int4_g64: return call<Int4Group<2>>(args);   \
+    case Packed::int4_g128: return call<Int4Group<4>>(args);  \
   }
 
 inline void any_strip(Packed format, const uint8_t* at, long cols, const int8_t* x, const BlockMeta* meta, int columns,
@@ -197,7 +231,7 @@ inline void any_strip_exact(Packed format, const uint8_t* at, long cols, const f
 }
 #undef TWOFOLD_EACH_FORMAT
 
-inline MatmulKernels matmul_kernels() { return {quantise, summarise, any_strip, any_strip_exact, dense}; }
+inline MatmulKernels matmul_kernels() { return {quantise, quantise_e8m0, summarise, any_strip, any_strip_exact, dense}; }
 
 }  // namespace
 }  // namespace twofold::TWOFOLD_ISA

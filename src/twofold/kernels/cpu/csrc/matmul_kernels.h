@@ -20,11 +20,25 @@
 //   q5_k     scale u8[16], min u8[16], fifth bits, codes                 352   d f16[16], dmin f16[16]
 //   q6_k     scale i8[2][16], bits 5 and 6, codes                        416   d f16[16]
 //
-// Rows beyond the last are zero. q4_k and q5_k spend 8 bits where GGUF packs 6 for a scale or minimum; all others take
-// exactly GGUF's bytes, and all give exactly GGUF's values back.
+// Block formats (MX, NV and 4-bit groups), whose values are D · (code - offset) and whose scale has a type of its own:
 //
-// Activations. A column is quantised once to int8 in blocks of 32 (amax / 127, round to nearest even), with the
-// block's scale and its sums times the scale beside it. Sums of products are exact in int32, and blocks are added in
+//   format     block of 16 rows × 32 columns                           bytes   header
+//   mxint8     scale E8M0[16], codes (value + 128)                       528
+//   mxint6     scale E8M0[16], bits 5 and 6, codes (value + 32)          400
+//   mxint4     scale E8M0[16], codes (value + 8)                         272
+//   mxfp4      scale E8M0[16], codes (E2M1)                              272
+//   nvint4     scale E4M3[2][16], codes (value + 8)                      288
+//   nvfp4      scale E4M3[2][16], codes (E2M1)                           288
+//   int4-gN    codes (value + 8)                                         256   scale bf16[16], before every N / 32 blocks
+//
+// nvint4 and nvfp4 are further multiplied by a float32 of the whole matrix. Where a row ends within the blocks of a
+// header, the strip is filled up with blocks that are never read. E2M1 becomes an integer by a table (block_values.h).
+//
+// Rows beyond the last are zero. q4_k and q5_k spend 8 bits where GGUF packs 6 for a scale or minimum; all others take
+// exactly the bytes of their source, and all give exactly its values back.
+//
+// Activations. A column is quantised once to int8 in blocks of 32 (amax / 127, or for activations in an MX format the
+// power of two that this format asks for; round to nearest even), with the block's scale and its sums beside it. Sums of products are exact in int32, and blocks are added in
 // order, so that a result does not depend on how many columns are multiplied together.
 #pragma once
 
@@ -36,25 +50,36 @@ namespace twofold {
 constexpr int kStripRows = 16;
 constexpr int kBlockCols = 32;
 
-enum class Packed : int { q4_0, q4_1, q5_0, q5_1, q8_0, q4_k, q5_k, q6_k };
-constexpr int kPackedFormats = 8;
+enum class Packed : int {
+  q4_0, q4_1, q5_0, q5_1, q8_0, q4_k, q5_k, q6_k,
+  mxint8, mxint6, mxint4, mxfp4, nvint4, nvfp4, int4_g32, int4_g64, int4_g128,
+};
+constexpr int kGgufFormats = 8;  // the first
+constexpr int kPackedFormats = 17;
 
 struct PackedLayout {
   const char* name;
   int block_bytes;   // of a strip's block
-  int header_bytes;  // before every 8 blocks
-  int source_cols;   // columns of a GGUF block
-  int source_bytes;  // bytes of a GGUF block
+  int header_bytes;  // before every `period` blocks
+  int period;
+  int source_cols;   // columns are a multiple of this: of a GGUF block, or 32
+  int source_bytes;  // of a GGUF block
 };
 constexpr PackedLayout kLayouts[kPackedFormats] = {
-    {"q4_0", 288, 0, 32, 18},   {"q4_1", 320, 0, 32, 20},    {"q5_0", 352, 0, 32, 22},    {"q5_1", 384, 0, 32, 24},
-    {"q8_0", 544, 0, 32, 34},   {"q4_k", 288, 64, 256, 144}, {"q5_k", 352, 64, 256, 176}, {"q6_k", 416, 32, 256, 210},
+    {"q4_0", 288, 0, 1, 32, 18},   {"q4_1", 320, 0, 1, 32, 20},    {"q5_0", 352, 0, 1, 32, 22},
+    {"q5_1", 384, 0, 1, 32, 24},   {"q8_0", 544, 0, 1, 32, 34},    {"q4_k", 288, 64, 8, 256, 144},
+    {"q5_k", 352, 64, 8, 256, 176}, {"q6_k", 416, 32, 8, 256, 210},
+
+    {"mxint8", 528, 0, 1, 32, 0},   {"mxint6", 400, 0, 1, 32, 0},   {"mxint4", 272, 0, 1, 32, 0},
+    {"mxfp4", 272, 0, 1, 32, 0},    {"nvint4", 288, 0, 1, 32, 0},   {"nvfp4", 288, 0, 1, 32, 0},
+    {"int4-g32", 256, 32, 1, 32, 0}, {"int4-g64", 256, 32, 2, 32, 0}, {"int4-g128", 256, 32, 4, 32, 0},
 };
 constexpr const PackedLayout& layout(Packed format) { return kLayouts[static_cast<int>(format)]; }
 
 inline size_t strip_bytes(Packed format, long cols) {
   const PackedLayout& l = layout(format);
-  return static_cast<size_t>(cols / kBlockCols) * l.block_bytes + static_cast<size_t>(cols / 256) * l.header_bytes;
+  const long cells = (cols / kBlockCols + l.period - 1) / l.period;
+  return static_cast<size_t>(cells) * (l.header_bytes + l.period * l.block_bytes);
 }
 
 // Of a block of one column: its scale, its sum (scale times the sum of its codes), and the sums of all, of the first
@@ -66,6 +91,9 @@ struct BlockMeta {
 struct MatmulKernels {
   // x [cols] to codes [cols] and meta [cols / 32].
   void (*quantise)(const float* x, long cols, int8_t* codes, BlockMeta* meta);
+  // The same with power-of-two scales, the least that leave no code above `largest`, for MX integers. A block that is
+  // not finite becomes NaN.
+  void (*quantise_e8m0)(const float* x, long cols, int largest, int8_t* codes, BlockMeta* meta);
   // The meta of float32 activations.
   void (*summarise)(const float* x, long cols, BlockMeta* meta);
   // y[c * y_stride + r] = sum over a strip of 16 rows times column c, for `columns` columns; rows: valid rows r.

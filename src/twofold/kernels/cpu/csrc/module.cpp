@@ -21,6 +21,7 @@ NB_MODULE(_native, m) {
   m.def("use_isa", &use_isa, nb::arg("name"), "Use another of `supported_isas()`; for tests and comparisons.");
   bind_stream(m);
   bind_matmul(m);
+  bind_blocks(m);
   bind_elementwise(m);
   bind_attention(m);
 }

@@ -3,43 +3,11 @@
 #include <cstring>
 
 #include "half.h"
+#include "packed_codes.h"
 
 namespace twofold {
 
 namespace {
-
-// Position of the codes, fifth bits and bits 5 and 6 in a block of a format.
-struct Places {
-  int codes, high, bits;
-};
-constexpr Places kPlaces[kPackedFormats] = {
-    {32, 0, 4}, {64, 0, 4}, {96, 32, 5}, {128, 64, 5}, {32, 0, 8}, {32, 0, 4}, {96, 32, 5}, {160, 32, 6},
-};
-
-// Byte of (row, column k of 32) within a vector.
-inline int byte_of(int row, int k) { return row * 4 + k % 4; }
-
-void put_code(Packed format, uint8_t* block, int row, int k, int code) {
-  const Places& at = kPlaces[static_cast<int>(format)];
-  const int group = k / 4, byte = byte_of(row, k);
-  if (at.bits == 8) {
-    block[at.codes + 64 * group + byte] = static_cast<uint8_t>(code);
-    return;
-  }
-  block[at.codes + 64 * (group / 2) + byte] |= static_cast<uint8_t>((code & 15) << (4 * (group % 2)));
-  if (at.bits == 5) block[at.high + byte] |= static_cast<uint8_t>((code >> 4) << group);
-  if (at.bits == 6) block[at.high + 64 * (group / 4) + byte] |= static_cast<uint8_t>((code >> 4) << (2 * (group % 4)));
-}
-
-int get_code(Packed format, const uint8_t* block, int row, int k) {
-  const Places& at = kPlaces[static_cast<int>(format)];
-  const int group = k / 4, byte = byte_of(row, k);
-  if (at.bits == 8) return block[at.codes + 64 * group + byte];
-  int code = (block[at.codes + 64 * (group / 2) + byte] >> (4 * (group % 2))) & 15;
-  if (at.bits == 5) code |= ((block[at.high + byte] >> group) & 1) << 4;
-  if (at.bits == 6) code |= ((block[at.high + 64 * (group / 4) + byte] >> (2 * (group % 4))) & 3) << 4;
-  return code;
-}
 
 void put_half(uint8_t* vector, int row, const uint8_t* source) { std::memcpy(vector + 2 * row, source, 2); }
 
@@ -62,6 +30,7 @@ void k_scale(const uint8_t* s, int j, uint8_t* scale, uint8_t* minimum) {
 
 // Packs one block of 32 columns of the formats without super-blocks.
 void pack_plain(Packed format, const uint8_t* s, uint8_t* block, int row) {
+  const Places& at = places(format);
   const bool minimum = format == Packed::q4_1 || format == Packed::q5_1;
   put_half(block, row, s);
   if (minimum) put_half(block + 32, row, s + 2);
@@ -79,12 +48,13 @@ void pack_plain(Packed format, const uint8_t* s, uint8_t* block, int row) {
       code = k < 16 ? s[k] & 15 : s[k - 16] >> 4;
       code |= static_cast<int>((fifth >> k) & 1) << 4;
     }
-    put_code(format, block, row, k, code);
+    put_code(at, block, row, k, code);
   }
 }
 
 // Packs sub-block j of a super-block of 256.
 void pack_super(Packed format, const uint8_t* s, int j, uint8_t* header, uint8_t* block, int row) {
+  const Places& at = places(format);
   if (format == Packed::q6_k) {
     if (j == 0) put_half(header, row, s + 208);
     block[row] = s[192 + 2 * j];
@@ -94,7 +64,7 @@ void pack_super(Packed format, const uint8_t* s, int j, uint8_t* header, uint8_t
       const int half = j / 4, quarter = j % 4;
       const uint8_t low = s[64 * half + 32 * (quarter % 2) + k];
       const uint8_t high = s[128 + 32 * half + k];
-      put_code(format, block, row, k, ((low >> (4 * (quarter / 2))) & 15) | (((high >> (2 * quarter)) & 3) << 4));
+      put_code(at, block, row, k, ((low >> (4 * (quarter / 2))) & 15) | (((high >> (2 * quarter)) & 3) << 4));
     }
     return;
   }
@@ -107,7 +77,7 @@ void pack_super(Packed format, const uint8_t* s, int j, uint8_t* header, uint8_t
   for (int k = 0; k < kBlockCols; ++k) {
     int code = (low[k] >> (4 * (j % 2))) & 15;
     if (format == Packed::q5_k) code |= ((s[16 + k] >> j) & 1) << 4;
-    put_code(format, block, row, k, code);
+    put_code(at, block, row, k, code);
   }
 }
 
@@ -149,7 +119,7 @@ void unpack_row(Packed format, const uint8_t* packed, long cols, long row, float
       p += l.header_bytes;
     }
     for (int k = 0; k < kBlockCols; ++k) {
-      const int code = get_code(format, p, r, k);
+      const int code = get_code(places(format), p, r, k);
       switch (format) {
         case Packed::q4_0: out[k] = static_cast<float>(code - 8) * get_half(p, r); break;
         case Packed::q5_0: out[k] = static_cast<float>(code - 16) * get_half(p, r); break;
@@ -168,6 +138,7 @@ void unpack_row(Packed format, const uint8_t* packed, long cols, long row, float
           out[k] = static_cast<float>(code - 32) * d;
           break;
         }
+        default: break;  // block formats: packed_blocks.h
       }
     }
     p += l.block_bytes;
