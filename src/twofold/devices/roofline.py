@@ -62,6 +62,8 @@ class Roofline(ModelledDevice):
         for space, store in ((HOST, file.host), (DISK, file.disk)):
             if store is not None and store.capacity is not None:
                 self.memory[space] = int(store.capacity.value)
+        self.stored_weights = file.stored_weights
+        self.cache_format = file.cache_format
         self.native_precision = next((p for p in NATIVE if p in file.matmul), "fp32")
         self._overhead = eff.op.value
         self._exposed = eff.exposed.value
@@ -254,8 +256,10 @@ class Roofline(ModelledDevice):
         near = joules = far = 0.0
         stream = self._stream
         if self._curves is not None and isinstance(op, Attention):
-            # The cache is gathered first and attended over from there: both passes take their time.
-            stream = 1.0 / (1.0 / stream + 1.0 / self._curves.attention_read)
+            read = self._curves.attention_read
+            stream = (
+                1.0 / (1.0 / stream + 1.0 / read) if self._curves.attention_gathers else min(stream, read)
+            )
         for role, read, written, space in cost.traffic:
             nbytes = read + written
             if space == DEVICE:

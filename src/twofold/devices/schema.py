@@ -132,7 +132,8 @@ class Curves(Strict):
 
     read: (working set in bytes, bytes/s); matmul: by precision (rows of activations, FLOP/s) for products
     whose weights are cached; attention_flops: FLOP/s of attention over many queries; attention_read: bytes/s
-    at which it reads the cache for few, when they are cached; op: seconds per op by kind, at one token.
+    at which it reads the cache for few, when they are cached; attention_gathers: whether it first copies what
+    it reads, so that both passes take their time; op: seconds per op by kind, at one token.
     """
 
     source: str
@@ -140,6 +141,7 @@ class Curves(Strict):
     matmul: dict[Precision, list[tuple[float, float]]]
     attention_flops: float
     attention_read: float
+    attention_gathers: bool
     op: dict[str, float] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -163,7 +165,8 @@ class DeviceFile(Strict):
     """One device. matmul: dense matrix FLOP/s by precision, without sparsity; vector: elementwise FLOP/s
     (fp32).
 
-    efficiency: the name of a generation's file, or the section itself.
+    efficiency: the name of a generation's file, or the section itself. stored_weights, cache_format: how weights
+    and cache entries are held where a plan leaves it open, see `devices.base.Device`.
     """
 
     name: str
@@ -184,6 +187,8 @@ class DeviceFile(Strict):
     power: Power
     energy: Energy = Energy()
     curves: Curves | None = None
+    stored_weights: bool = False
+    cache_format: str | None = None
     price: Price | None = None
 
     @model_validator(mode="after")

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -166,6 +166,7 @@ def _model(
     progress: Progress | None,
 ) -> Transformer:
     options = _options(plan, actives, limits, checkpoint, load=device.real)
+    options = replace(options, native=device.real and device.stored_weights)
     where = torch.device(device.name) if device.real else None
     report = None if progress is None else lambda done, total: progress("loading weights", done, total)
     return build_model(spec, options, checkpoint if device.real else None, where, report)

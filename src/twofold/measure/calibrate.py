@@ -10,19 +10,21 @@ import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from time import perf_counter
 
 import torch
-import torch.nn.functional as F
 import yaml
 
 from twofold.devices.catalog import parse_device, this_cpu_path
+from twofold.devices.cpu_device import CpuDevice
 from twofold.devices.curves import Curve
+from twofold.devices.registry import Kernels
 from twofold.devices.schema import DeviceFile
 from twofold.measure.device_document import Measured, device_document, memory_bytes
 from twofold.measure.probe import NARROW, WIDE, Probe, seconds_of
+from twofold.measure.products import Products
+from twofold.ops.formats import PACKED_ROWS
 
 Progress = Callable[[str, int, int], None]
 
@@ -67,20 +69,25 @@ class Calibration:
 
 
 def calibrate(
-    *, quick: bool = False, progress: Progress | None = None, path: Path | None = None
+    *,
+    quick: bool = False,
+    kernels: Kernels = "auto",
+    progress: Progress | None = None,
+    path: Path | None = None,
 ) -> Calibration:
-    """Measure this CPU with torch's current number of threads and write its device file to `path` (default:
-    where `this-cpu` is looked for). quick: fewer sizes and repeats, under 15 seconds instead of a minute.
+    """Measure this CPU through those `kernels` and write its device file to `path` (default: where `this-cpu`
+    is looked for). quick: fewer sizes and repeats, under 15 seconds instead of a minute.
 
     progress(what, done, total) is called before each part. OSError where the file cannot be written.
     """
-    m = Measured()
+    device = CpuDevice(kernels=kernels, profile=True)
+    m = Measured(device)
     busy = _busy()
     parts: list[tuple[str, Callable[[], None]]] = [
-        ("calls", lambda: _measure_calls(m, quick)),
-        ("products", lambda: _measure_matmul(m, quick)),
-        ("bandwidth", lambda: _measure_read(m, quick)),
-        ("attention", lambda: _measure_attention(m, quick)),
+        ("calls", lambda: _measure_calls(m, device, quick)),
+        ("products", lambda: _measure_matmul(m, device, quick)),
+        ("bandwidth", lambda: _measure_read(m, device, quick)),
+        ("attention", lambda: _measure_attention(m, device, quick)),
         ("disk", lambda: _measure_disk(m, quick)),
     ]
     with torch.inference_mode():
@@ -92,86 +99,78 @@ def calibrate(
         progress("done", len(parts), len(parts))
     target = path or this_cpu_path()
     text = yaml.safe_dump(device_document(m), sort_keys=False, allow_unicode=True)
-    device = parse_device(text, str(target))
+    file = parse_device(text, str(target))
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(text, encoding="utf-8")
-    return Calibration(m, device, target, busy)
+    return Calibration(m, file, target, busy)
 
 
-def _measure_calls(m: Measured, quick: bool) -> None:
-    """What calling ops costs: products of a model so narrow that there is nothing to compute; the other
-    ops at one token between products that sweep the inner caches, as in a real model."""
-    narrow, wide = Probe(NARROW, 64), Probe(WIDE, 64)
+def _measure_calls(m: Measured, device: CpuDevice, quick: bool) -> None:
+    """What ops cost besides their work: products of a model so narrow that there is nothing to compute; the
+    other ops at one token between products that sweep the inner caches, as in a real model. And what the
+    engine does per step besides its ops, the choice of a token included."""
+    narrow, wide = Probe(NARROW, 64, device), Probe(WIDE, 64, device)
     budget = 0.5 if quick else 2.0
     totals = narrow.by_kind(1, 8, budget)
     ops = sum(total.seconds for total in totals.values())
-    m.step = max(0.0, narrow.step_seconds(1, 8, budget) - ops)
+    m.step = max(0.0, narrow.token_seconds(4 if quick else 12) - ops)
     linear = totals["linear"]
     totals = {**wide.by_kind(1, 8, budget), "linear": linear}
-    m.op = {kind: total.seconds / total.calls for kind, total in totals.items()}
+    m.op = {kind: total.seconds / total.calls for kind, total in totals.items()} | {"sample": 0.0}
 
 
-def _measure_read(m: Measured, quick: bool) -> None:
+def _measure_read(m: Measured, device: CpuDevice, quick: bool) -> None:
     """Bytes/s of products with one row, by the bytes of all weights that are gone through in turn."""
     largest = min(1 << 30, memory_bytes() // 8)
     sizes = [1 << b for b in range(16, 31, 2 if quick else 1) if 1 << b <= largest]
-    pool = torch.full((sizes[-1] // 4,), 0.5)
+    packed = device.stored_weights
     call = m.op["linear"]
     for size in sizes:
-        rows = min(STREAM_ROWS, size // (4 * STREAM_COLS))
-        matrices = pool[: size // 4].view(-1, rows, STREAM_COLS)
-        x = torch.full((1, STREAM_COLS), 0.5)
-
-        def run(matrices: torch.Tensor = matrices, x: torch.Tensor = x) -> None:
-            for matrix in matrices:
-                F.linear(x, matrix)
-
-        seconds = seconds_of(run, 0.15 if quick else 0.5)
-        m.read.append((float(size), size / _net(seconds, len(matrices) * call)))
-    m.exposed = _exposed(m, pool)
-    source = pool[: min(pool.numel() // 2, 1 << 26)]
+        row = Products(device, PACKED_ROWS, STREAM_COLS, 1, packed=packed).nbytes // PACKED_ROWS
+        rows = max(PACKED_ROWS, min(STREAM_ROWS, size // row // PACKED_ROWS * PACKED_ROWS))
+        products = Products(device, rows, STREAM_COLS, max(1, size // (row * rows)), packed=packed)
+        seconds = products.seconds(1, 0.15 if quick else 0.5)
+        m.read.append((float(products.nbytes), products.nbytes / _net(seconds, products.count * call)))
+    m.exposed = _exposed(m, products)
+    source = torch.full((min(largest // 4, 1 << 26),), 0.5)
     target = torch.empty_like(source)
     m.copy = 2 * 4 * source.numel() / seconds_of(lambda: target.copy_(source), 0.2)
 
 
-def _exposed(m: Measured, pool: torch.Tensor) -> float:
+def _exposed(m: Measured, products: Products) -> float:
     """How much of the shorter of computing and streaming the longer does not hide: products of a few rows
     whose weights do not fit any cache, against the rates of both apart."""
-    matrices = pool.view(-1, STREAM_ROWS, STREAM_COLS)
+    rate = Curve.rate(m.matmul["int8" if products.packed else "fp32"])
+    weights = products.count * products.rows * products.cols
     excess = hidden = 0.0
     for rows in (8, 16, 32):
-        x = torch.full((rows, STREAM_COLS), 0.5)
-        start = perf_counter()
-        for matrix in matrices:
-            F.linear(x, matrix)
-        seconds = _net(perf_counter() - start, len(matrices) * m.op["linear"])
-        compute = 2.0 * rows * pool.numel() / Curve.rate(m.matmul["fp32"])(rows)
-        stream = 4.0 * pool.numel() / m.read[-1][1]
+        seconds = _net(products.seconds(rows, 0.0), products.count * m.op["linear"])
+        compute = 2.0 * rows * weights / rate(rows)
+        stream = products.nbytes / m.read[-1][1]
         excess += seconds - max(compute, stream)
         hidden += min(compute, stream)
     return min(1.0, max(0.0, excess / hidden))
 
 
-def _measure_matmul(m: Measured, quick: bool) -> None:
-    """FLOP/s by rows with cached weights."""
+def _measure_matmul(m: Measured, device: CpuDevice, quick: bool) -> None:
+    """FLOP/s by rows with cached weights, by the precision of the products."""
     call = m.op["linear"]
-    points = []
-    weights = [torch.full((cols, depth), 0.01) for depth, cols in SHAPES]
-    for rows in ROWS:
-        flop = seconds = 0.0
-        for weight in weights:
-            x = torch.full((rows, weight.shape[1]), 0.5)
-            taken = seconds_of(partial(F.linear, x, weight), 0.03 if quick else 0.2)
-            seconds += _net(taken, call)
-            flop += 2.0 * rows * weight.numel()
-        points.append((float(rows), flop / seconds))
-    m.matmul["fp32"] = points
+    for precision in ("int8", "fp32") if device.stored_weights else ("fp32",):
+        groups = [Products(device, cols, depth, 1, packed=precision == "int8") for depth, cols in SHAPES]
+        points = []
+        for rows in ROWS:
+            flop = seconds = 0.0
+            for products in groups:
+                seconds += _net(products.seconds(rows, 0.03 if quick else 0.2), call)
+                flop += 2.0 * rows * products.rows * products.cols
+            points.append((float(rows), flop / seconds))
+        m.matmul[precision] = points
 
 
-def _measure_attention(m: Measured, quick: bool) -> None:
+def _measure_attention(m: Measured, device: CpuDevice, quick: bool) -> None:
     """Elementwise ops and attention of a model as wide as a small real one."""
     keys = 1024 if quick else 2048
-    probe = Probe(WIDE, keys)
+    probe = Probe(WIDE, keys, device)
     budget = 0.5 if quick else 2.0
     prefill = probe.by_kind(256, 256, budget)
     work = sum(prefill[kind].vector_flop for kind in VECTOR_KINDS)

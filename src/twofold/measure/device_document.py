@@ -13,12 +13,14 @@ from typing import Any
 import torch
 
 from twofold.devices.catalog import THIS_CPU
+from twofold.devices.cpu_device import CpuDevice
 
 
 @dataclass
 class Measured:
-    """The figures of a calibration, in SI units; see `devices.schema.Curves` for their meaning."""
+    """The figures of a calibration of `device`, in SI units; see `devices.schema.Curves` for their meaning."""
 
+    device: CpuDevice
     read: list[tuple[float, float]] = field(default_factory=list)
     copy: float = 0.0
     matmul: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
@@ -33,20 +35,24 @@ class Measured:
 
 def device_document(m: Measured) -> dict[str, Any]:
     """The device file as plain data."""
-    threads = torch.get_num_threads()
+    settings = m.device.settings()
+    threads = settings["threads"]
+    kernels = " ".join(str(settings[key]) for key in ("kernels", "isa") if key in settings)
     measured, assumed = "measured", "assumed"
 
     def figure(value: float, source: str = measured) -> dict[str, Any]:
         return {"value": float(value), "source": source}
 
-    peak = max(rate for _, rate in m.matmul["fp32"])
     document: dict[str, Any] = {
         "name": THIS_CPU,
         "title": f"{_processor()}, {threads} threads",
         "kind": "cpu",
         "confidence": "calibrated",
+        "stored_weights": m.device.stored_weights,
+        "cache_format": m.device.cache_format,
         "sources": {
-            measured: f"twofold calibrate, torch {torch.__version__}, {threads} threads, {_processor()}",
+            measured: f"twofold calibrate, kernels {kernels}, torch {torch.__version__}, "
+            f"{threads} threads, {_processor()}",
             assumed: "not measurable here: 5 W idle and 15 W per thread, of the order of a desktop core",
         },
         "efficiency": {
@@ -62,7 +68,9 @@ def device_document(m: Measured) -> dict[str, Any]:
             "step": figure(m.step),
         },
         "units": {"count": figure(threads)},
-        "matmul": {"fp32": figure(peak)},
+        "matmul": {
+            precision: figure(max(rate for _, rate in points)) for precision, points in m.matmul.items()
+        },
         "vector": figure(m.vector),
         "memory": {
             "technology": "ddr5",
@@ -79,6 +87,7 @@ def device_document(m: Measured) -> dict[str, Any]:
             },
             "attention_flops": m.attention_flops,
             "attention_read": m.attention_read,
+            "attention_gathers": m.device.context is None,
             "op": m.op,
         },
     }

@@ -49,7 +49,8 @@ class AllLayers:
 @dataclass(slots=True)
 class ModelOptions:
     """How to put a model together. `max_positions`: length of the position tables, in tokens; `stored`: the
-    checkpoint whose quantised matrices are kept as they are stored (None: they are widened)."""
+    checkpoint whose quantised matrices are kept as they are stored (None: they are widened); `native`: it
+    will run on native CPU kernels, for which matrices are laid out."""
 
     precision: Precision = "fp32"
     parallel: Parallel = field(default_factory=Parallel)
@@ -59,6 +60,7 @@ class ModelOptions:
     block_size: int = 16
     max_positions: int | None = None
     stored: StoredWeights | None = None
+    native: bool = False
 
 
 def build_model(
@@ -90,7 +92,13 @@ class _Builder:
         self.progress = progress
         self.act = ACT_BYTES[options.precision]
         self.weights = WeightSource(
-            spec.name, options.precision, options.weights, checkpoint, where, options.stored
+            spec.name,
+            options.precision,
+            options.weights,
+            checkpoint,
+            where,
+            options.stored,
+            native=options.native,
         )
         self.cache = options.cache or DenseCacheScheme()
         self.selection = options.selection or AllLayers()

@@ -19,7 +19,8 @@ class WeightSource:
     """Hands out matrices as the schemes store them, and vectors in the activations' dtype; all None without a
     checkpoint.
 
-    small_bytes: bytes of everything handed out that is not a matrix, counted.
+    native: lay matrices out for native CPU kernels. small_bytes: bytes of everything handed out that is not a
+    matrix, counted.
     """
 
     def __init__(
@@ -30,12 +31,14 @@ class WeightSource:
         checkpoint: Checkpoint | None,
         where: torch.device,
         stored: StoredWeights | None = None,
+        *,
+        native: bool = False,
     ) -> None:
         dense = DENSE_FORMATS.get(precision)
         if dense is None:
             raise ValueError(f"activations in {precision} are not supported; use {', '.join(DENSE_FORMATS)}")
         self.model, self.scheme, self.checkpoint, self.where = model, scheme, checkpoint, where
-        self.stored = stored
+        self.stored, self.native = stored, native
         self.act = ACT_BYTES[precision]
         self.dtype = TORCH_DTYPES[precision]
         self.dense = DenseScheme(dense, self.dtype)
@@ -58,7 +61,10 @@ class WeightSource:
         if tuple(weight.shape) != (rows, in_features):
             given = tuple(weight.shape)
             raise ValueError(f"{self.model}: {name} is {given}, but its spec says {(rows, in_features)}")
-        return scheme.pack(weight, rows, in_features)
+        matrix = scheme.pack(weight, rows, in_features)
+        if self.native:
+            matrix.interleave()
+        return matrix
 
     def table(self, name: str, rows: int, width: int) -> Maybe | PackedMatrix:
         """The embedding table called `name`: packed where it is stored so, else dense and not counted."""

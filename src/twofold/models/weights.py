@@ -8,13 +8,16 @@ weights seam provide one.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
 from twofold.ops.base import DEVICE, Precision
 from twofold.ops.formats import Format
 from twofold.ops.linear import Linear
+
+if TYPE_CHECKING:
+    from twofold.kernels.cpu.strips import Strips
 
 ACT_BYTES: dict[Precision, int] = {"fp64": 8, "fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2, "fp8": 1, "int8": 1}
 TORCH_DTYPES: dict[Precision, torch.dtype] = {
@@ -28,7 +31,10 @@ class Matrix:
     """A stored [out_features, in_features] matrix.
 
     tensors: what is allocated, by part (codes, scales …); empty where a modelled device holds only the shape.
+    strips: how native CPU kernels multiply by it, where `interleave` found a way.
     """
+
+    strips: Strips | None = None
 
     def __init__(
         self,
@@ -57,6 +63,10 @@ class Matrix:
     def widen(self, dtype: torch.dtype) -> torch.Tensor:
         """The matrix as a dense [out_features, in_features] tensor of `dtype`."""
         raise NotImplementedError(f"{type(self).__name__} cannot be widened")
+
+    def interleave(self) -> None:
+        """Lay the tensors out for native CPU kernels, where they have a layout for this format; in the same
+        bytes, for the same values. Here: they have none."""
 
     def prepare(self, x: torch.Tensor) -> torch.Tensor:
         """Activations [tokens, in_features] as the product wants them (rotated, quantised …); here

@@ -7,6 +7,7 @@ from types import NotImplementedType
 import torch
 
 from twofold.kernels.cpu.context import CpuContext
+from twofold.kernels.cpu.strips import Strips
 from twofold.kernels.registry import cpu
 from twofold.models.packed import PackedMatrix
 from twofold.models.weights import DenseMatrix, Matrix
@@ -37,6 +38,8 @@ def linear(
             weight.exact,
         )
         return y
+    if weight.strips is not None:
+        return _strip_product(ctx, op, x, weight.strips, shift)
     dense = weight.tensors["weight"] if type(weight) is DenseMatrix else None
     if dense is None or dense.dtype != torch.float32 or tokens > FEW:
         return NotImplemented
@@ -50,5 +53,47 @@ def linear(
         tokens,
         shift,
         y.data_ptr(),
+    )
+    return y
+
+
+def _strip_product(ctx: CpuContext, op: Linear, x: torch.Tensor, w: Strips, bias: int) -> torch.Tensor:
+    """x, rotated and rounded as `w` asks for, times `w`, plus the bias at that address (0: none)."""
+    native, (tokens, cols) = ctx.native, x.shape
+    if w.signs is not None:
+        rotated = ctx.empty(tokens, cols)
+        native.rotate_blocks(
+            ctx.stream, x.data_ptr(), tokens, cols, w.signs.data_ptr(), len(w.signs), rotated.data_ptr()
+        )
+        x = rotated
+    how = w.rounding
+    if how is not None and not how.codes:
+        rounded = ctx.empty(tokens, cols)
+        native.round_blocks(
+            ctx.stream,
+            how.block,
+            how.largest,
+            how.mantissa,
+            how.smallest_normal,
+            how.two_levels,
+            x.data_ptr(),
+            tokens,
+            cols,
+            rounded.data_ptr(),
+        )
+        x = rounded
+    y = ctx.empty(tokens, op.out_features)
+    native.block_linear(
+        ctx.stream,
+        w.format,
+        w.packed.data_ptr(),
+        w.scale,
+        w.rows,
+        w.cols,
+        x.data_ptr(),
+        tokens,
+        bias,
+        y.data_ptr(),
+        0 if how is None else how.codes,
     )
     return y

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from twofold.errors import nearest
+from twofold.kernels.cpu.strips import Rounding
 from twofold.ops.base import Precision
 from twofold.ops.formats import Format, register
 from twofold.techniques.weights.elements import E2M1, E2M3, E4M3, INT4, INT6, INT8, Element
@@ -41,6 +42,18 @@ class BlockFormat:
     def name(self) -> str:
         """The format's name."""
         return self.format.name
+
+    @property
+    def rounding(self) -> Rounding:
+        """What `round` does to each row, as native kernels are told."""
+        element = self.element
+        return Rounding(
+            self.block,
+            element.maximum,
+            -1 if element.integer else element.mantissa_bits,
+            element.smallest_normal,
+            self.scale.tensor_bits > 0,
+        )
 
     def encode(self, weight: torch.Tensor) -> dict[str, torch.Tensor]:
         """[rows, cols] packed: `codes` uint8 [rows, bytes], `scales` [rows, blocks], for NV `tensor_scale`

@@ -1,4 +1,9 @@
-"""Weight matrices stored in a block format, perhaps rotated, their activations perhaps rounded likewise."""
+"""Weight matrices stored in a block format, perhaps rotated, their activations perhaps rounded likewise.
+
+Native CPU kernels multiply the integer and 4-bit float formats as they are stored: as integers where
+activations are rounded to MX integers, else in float32. Matrices in fp8 and fp6, and those whose rows do not
+fill strips of 16 (or columns not blocks of 32), are widened for each product by the reference kernel.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +11,12 @@ from collections.abc import Mapping
 
 import torch
 
+from twofold.kernels.cpu.strips import Strips, can_hold, pack
 from twofold.models.weights import Matrix
 from twofold.ops.base import Precision
 from twofold.ops.linear import Linear
 from twofold.techniques.weights.block_formats import BlockFormat
-from twofold.techniques.weights.hadamard import rotate, rotation_flop
+from twofold.techniques.weights.hadamard import rotate, rotation_flop, signs
 
 # Widths of the precisions of integer and of float matrix units, narrow to wide.
 _INTEGER: dict[Precision, int] = {"int4": 4, "int8": 8}
@@ -18,7 +24,7 @@ _FLOAT: dict[Precision, int] = {"fp4": 4, "fp6": 6, "fp8": 8}
 
 
 class BlockMatrix(Matrix):
-    """Packed codes and scales; no float copy is kept.
+    """Packed codes and scales, or after `interleave` strips of both; no float copy is kept.
 
     rotation: size of the Hadamard blocks by which the stored matrix and the activations are rotated (0 = not
     at all), so that `widen` returns the rotated matrix: multiply it with what `prepare` returns. activations:
@@ -43,7 +49,29 @@ class BlockMatrix(Matrix):
 
     def widen(self, dtype: torch.dtype) -> torch.Tensor:
         """The stored (perhaps rotated) values, [out_features, in_features]; exact in float32."""
+        if self.strips is not None:
+            return self.strips.widen().to(dtype)
         return self.block_format.decode(self.tensors, self.in_features).to(dtype)
+
+    def interleave(self) -> None:
+        """Codes and scales become strips, `packed`, where native kernels can multiply these."""
+        held, name = self.tensors, self.block_format.name
+        if not held or self.strips is not None or held["codes"].device.type != "cpu":
+            return
+        if not can_hold(name, self.out_features, self.in_features, self.rotation):
+            return
+        packed = pack(name, held["codes"], held["scales"], self.out_features, self.in_features)
+        second = held.get("tensor_scale")
+        self.tensors = {"packed": packed} if second is None else {"packed": packed, "tensor_scale": second}
+        self.strips = Strips(
+            name,
+            self.out_features,
+            self.in_features,
+            packed,
+            1.0 if second is None else second.item(),
+            signs(self.rotation, packed.device) if self.rotation else None,
+            None if self.activations is None else self.activations.rounding,
+        )
 
     def prepare(self, x: torch.Tensor) -> torch.Tensor:
         """`x` [tokens, in_features] rotated as the weights are, then rounded to the activations' format."""

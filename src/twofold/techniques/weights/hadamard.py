@@ -35,7 +35,7 @@ def rotation_flop(n: int, size: int) -> int:
 
 def _rotate_blocks(x: torch.Tensor, size: int) -> torch.Tensor:
     """The fast Walsh-Hadamard transform: log2(size) stages of sums and differences of pairs."""
-    y = x.reshape(*x.shape[:-1], -1, size) * _signs(size, x.device)
+    y = x.reshape(*x.shape[:-1], -1, size) * signs(size, x.device)
     step = 1
     while step < size:
         a, b = y.view(*y.shape[:-1], -1, 2, step).unbind(-2)
@@ -45,7 +45,7 @@ def _rotate_blocks(x: torch.Tensor, size: int) -> torch.Tensor:
 
 
 @lru_cache(maxsize=32)
-def _signs(size: int, device: torch.device) -> torch.Tensor:
+def signs(size: int, device: torch.device) -> torch.Tensor:
     """Random signs with the transform's normalisation 1 / sqrt(size), [size]; the same on every device."""
     generator = torch.Generator().manual_seed(SEED)
     signs = torch.randint(0, 2, (size,), generator=generator).float().mul_(2.0).sub_(1.0)
