@@ -189,6 +189,6 @@ def test_the_default_model_answers(twofold: Twofold, monkeypatch: pytest.MonkeyP
     monkeypatch.delenv("TWOFOLD_CACHE")
     if cached_path("smollm2-135m") is None:
         pytest.skip("the default model is not here: run `twofold pull smollm2-135m`")
-    result = twofold("generate", "What is the capital of France?", "--max-tokens", "12")
+    result = twofold("generate", "What is the capital of Germany?", "--max-tokens", "12")
     assert result.exit_code == 0, result.stderr
-    assert "Paris" in result.stdout
+    assert "Berlin" in result.stdout

@@ -123,16 +123,17 @@ def test_products_equal_the_reference_product(isa: str, name: str, activations: 
 @pytest.mark.parametrize("activations", INTEGERS)
 def test_sums_never_saturate(isa: str, name: str, activations: str) -> None:
     """The largest codes times the largest activations of one sign, over a row as long as models have."""
+    largest, most = (block_format(f).element.maximum for f in (name, activations))
     for sign in (1.0, -1.0):
         for cols in (128, 8192):
-            weight = torch.full((16, cols), 127.0)
+            weight, x = torch.full((16, cols), largest), torch.full((2, cols), sign * most)
             weight[1] *= -1
             weight[2, ::2] *= -1
-            x = torch.full((2, cols), sign * 127.0)
             x[1, ::2] *= -1
             strips = matrix(name, weight, activations=activations)
             wide, seen = strips.widen(torch.float64), strips.prepare(x).double()
-            assert seen.abs().min() > 100
+            assert torch.equal(seen, x.double())  # every code is the largest
+            torch.testing.assert_close(wide, weight.double(), rtol=2**-8, atol=0.0)
             found, expected = product(strips, x), seen @ wide.T
             assert ((found - expected).abs() <= 1e-5 * (seen.abs() @ wide.abs().T)).all(), (isa, name)
 

@@ -256,10 +256,8 @@ class Roofline(ModelledDevice):
         near = joules = far = 0.0
         stream = self._stream
         if self._curves is not None and isinstance(op, Attention):
-            read = self._curves.attention_read
-            stream = (
-                1.0 / (1.0 / stream + 1.0 / read) if self._curves.attention_gathers else min(stream, read)
-            )
+            near_core, twice = self._curves.attention_read, self._curves.attention_gathers
+            stream = 1.0 / (1.0 / stream + 1.0 / near_core) if twice else min(stream, near_core)
         for role, read, written, space in cost.traffic:
             nbytes = read + written
             if space == DEVICE:

@@ -165,8 +165,8 @@ class DeviceFile(Strict):
     """One device. matmul: dense matrix FLOP/s by precision, without sparsity; vector: elementwise FLOP/s
     (fp32).
 
-    efficiency: the name of a generation's file, or the section itself. stored_weights, cache_format: how weights
-    and cache entries are held where a plan leaves it open, see `devices.base.Device`.
+    efficiency: the name of a generation's file, or the section itself. stored_weights, cache_format: how
+    weights and cache entries are held where a plan leaves it open, see `devices.base.Device`.
     """
 
     name: str

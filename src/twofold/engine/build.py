@@ -84,9 +84,9 @@ def build_engine(
     """An engine for `plan` on `device`.
 
     checkpoint: the weights, needed on a real device; for a modelled one, only how they are stored is looked
-    at. calibration: gives token ids of prose to techniques that learn from the unmodified model. recorded: data-dependent quantities of an
-    earlier run, for predictions. ValueError where the plan cannot work; DoesNotFitError, with the smallest
-    change that would do, where memory is short.
+    at. calibration: gives token ids of prose to techniques that learn from the unmodified model. recorded:
+    data-dependent quantities of an earlier run, for predictions. ValueError where the plan cannot work;
+    DoesNotFitError, with the smallest change that would do, where memory is short.
     """
     if device.real and checkpoint is None:
         raise ValueError(

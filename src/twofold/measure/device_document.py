@@ -18,7 +18,7 @@ from twofold.devices.cpu_device import CpuDevice
 
 @dataclass
 class Measured:
-    """The figures of a calibration of `device`, in SI units; see `devices.schema.Curves` for their meaning."""
+    """What a calibration of `device` found, in SI units; see `devices.schema.Curves` for the meaning."""
 
     device: CpuDevice
     read: list[tuple[float, float]] = field(default_factory=list)
@@ -36,7 +36,7 @@ class Measured:
 def device_document(m: Measured) -> dict[str, Any]:
     """The device file as plain data."""
     settings = m.device.settings()
-    threads = settings["threads"]
+    threads = m.device.threads if m.device.context is not None else torch.get_num_threads()
     kernels = " ".join(str(settings[key]) for key in ("kernels", "isa") if key in settings)
     measured, assumed = "measured", "assumed"
 

@@ -13,7 +13,7 @@ from twofold.measure.probe import constant_tensor, seconds_of
 from twofold.models.packed import pack
 
 PACKED = "q4_0"
-"""The packed format that is timed: as narrow as formats in use get, so that computing shows beside reading."""
+"""The packed format that is timed: as narrow as those in use get, so that computing shows beside reading."""
 
 
 class Products:

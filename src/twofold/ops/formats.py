@@ -85,7 +85,7 @@ register(Format("q4_k", 4, 256, 2 * 16 + 12 * 8))
 register(Format("q5_k", 5, 256, 2 * 16 + 12 * 8))
 register(Format("q6_k", 6, 256, 16 + 16 * 8))
 
-# Packed for native kernels in strips of rows; q4_k and q5_k take 8 bits where GGUF packs scales and minima in 6.
+# Packed for native kernels in strips of rows; scales and minima of q4_k and q5_k take 8 bits instead of 6.
 PACKED_ROWS = 16
 """Rows of a packed matrix are padded to multiples of this."""
 PACKED: dict[str, Format] = {

@@ -29,8 +29,8 @@ from twofold.ops.base import Op
 @dataclass(slots=True)
 class PythonCall:
     """A call between two native instructions: what to call before instruction number `position`, and the
-    tensors that what follows reads its results from. op, kind: its name and kind where it is an op's reference
-    kernel; what a technique's own call executes is timed by whoever executes it."""
+    tensors that what follows reads its results from. op, kind: its name and kind where it is an op's
+    reference kernel; what a technique's own call executes is timed by whoever executes it."""
 
     position: int
     function: Callable[[], Any]
