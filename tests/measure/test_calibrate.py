@@ -39,13 +39,23 @@ def test_this_cpu_finds_it(calibration: Calibration, tmp_path: Path, monkeypatch
 def test_every_kind_of_op_was_called(calibration: Calibration) -> None:
     kinds = {"linear", "norm", "rotary", "activation", "embedding", "cache-write", "attention"}
     assert kinds <= calibration.measured.op.keys()
-    assert all(1e-7 < seconds < 1.0 for seconds in calibration.measured.op.values())
+    op = calibration.measured.op
+    assert all(1e-7 < seconds < 1.0 for kind, seconds in op.items() if kind != "sample")
+    assert op["sample"] == 0.0  # part of what the engine does per step
 
 
 def test_figures_are_positive_and_shown(calibration: Calibration) -> None:
     m = calibration.measured
     assert min(m.copy, m.vector, m.attention_flops, m.attention_read) > 0
     assert len(calibration.rows()) >= len(m.read) + len(m.matmul["fp32"]) + len(m.op)
+
+
+def test_weights_and_cache_are_held_as_the_device_holds_them(calibration: Calibration) -> None:
+    kernels = calibration.measured.device
+    device = Roofline(calibration.device)
+    assert (device.stored_weights, device.cache_format) == (kernels.stored_weights, kernels.cache_format)
+    if kernels.stored_weights:
+        assert {"int8", "fp32"} <= calibration.measured.matmul.keys()
 
 
 def test_more_work_takes_more_predicted_time(calibration: Calibration) -> None:

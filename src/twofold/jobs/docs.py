@@ -20,6 +20,7 @@ from twofold.devices.listing import device_records
 from twofold.models.catalog import get_spec, model_names
 from twofold.report import table
 from twofold.report.comparison import Comparison
+from twofold.report.cpu_tables import answers, beside_llamacpp
 from twofold.report.matvec import MatvecRow, MatvecTable
 from twofold.report.pictures import pictures
 from twofold.report.store import Store
@@ -107,6 +108,25 @@ def _cells(row: MatvecRow) -> tuple[str, ...]:
     return f"{row.ours_us:,.1f}", f"{row.theirs_us:,.1f}", f"{row.ours_gb_s:.1f}", f"{row.ratio:.2f}"
 
 
+def llamacpp(paths: Sequence[Path]) -> str:
+    """Tokens per second beside llama.cpp's, one table per stored measurement, headed by its file's name."""
+    parts = []
+    for path in paths:
+        heads, rows = beside_llamacpp(path)
+        parts.append(f"`{path.stem}`\n\n{markdown_table(heads, rows)}")
+    return "\n\n".join(parts)
+
+
+def quality(path: Path) -> str:
+    """What native kernels change; empty where nothing was measured."""
+    if not path.exists():
+        return ""
+    parts = []
+    for text, (heads, rows) in answers(path):
+        parts.append(f"{text}." + (f"\n\n{markdown_table(heads, rows)}" if rows else ""))
+    return "\n\n".join(parts)
+
+
 def newest_comparison() -> Comparison | None:
     """The comparison that was stored last, or None."""
     found = [s for s in Store().find(limit=500) if s.comparison is not None]
@@ -156,7 +176,10 @@ def main(root: Path = ROOT) -> None:
         "ledger": ledger,
     }
     stored = [MatvecTable.read(path) for path in sorted((root / "docs" / "data").glob("matvec*.json"))]
-    sections["matvec"] = lambda: matvec(stored) if stored else _kept(root / "docs" / "matvec.md", "matvec")
+    page, data = root / "docs" / "cpu.md", root / "docs" / "data"
+    sections["matvec"] = lambda: matvec(stored) if stored else _kept(page, "matvec")
+    sections["llamacpp"] = lambda: llamacpp(sorted(data.glob("llamacpp*.json"))) or _kept(page, "llamacpp")
+    sections["cpu-quality"] = lambda: quality(data / "quality.json") or _kept(page, "cpu-quality")
     newest = newest_comparison()
     if newest is None:
         print(

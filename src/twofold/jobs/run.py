@@ -64,7 +64,7 @@ def run_plan(
     _warm_up(engine, workload)
     played = play(engine, workload, progress)
     engine.check_techniques()
-    grown = _resident_bytes() - before - _idle_bytes(engine, checkpoint)
+    grown = _resident_bytes() - before - _mapped_bytes(checkpoint)
     behaviour = measured_behaviour([engine])
     result = make_result(
         plan,
@@ -139,13 +139,19 @@ def _warm_up(engine: Engine, workload: Workload) -> None:
     engine.scheduler.blocks.forget_cached()
 
 
-def _idle_bytes(engine: Engine, checkpoint: Checkpoint) -> int:
-    """Bytes that are resident but not in use: the part of the cache that was reserved and never filled, and
-    the checkpoint's files, which stay mapped and can be dropped at any time."""
-    in_use = engine.memory.cache_in_use(engine.totals.peak_blocks, engine.totals.peak_seqs)
-    path = Path(checkpoint.path)
-    files = path.glob("*.safetensors") if path.is_dir() else [path]
-    return engine.memory.cache - in_use + sum(file.stat().st_size for file in files)
+def _mapped_bytes(checkpoint: Checkpoint) -> int:
+    """Resident bytes of the checkpoint's files: they stay mapped, and the system can drop them at any time
+    (0 where it does not tell)."""
+    path = Path(checkpoint.path).resolve()
+    files = {str(file) for file in (path.glob("*.safetensors") if path.is_dir() else [path])}
+    total, inside = 0, False
+    with contextlib.suppress(OSError), open("/proc/self/smaps", encoding="utf-8") as maps:
+        for line in maps:
+            if not line.split(" ", 1)[0].endswith(":"):  # the line that begins a mapping ends with its file
+                inside = line.rstrip("\n")[73:] in files
+            elif inside and line.startswith("Rss:"):
+                total += int(line.split()[1]) * 1024
+    return total
 
 
 def _resident_bytes() -> int:

@@ -8,6 +8,8 @@ Shape letters: T new tokens, N visible entries, K KV heads, H heads, D head dime
 
 from __future__ import annotations
 
+import math
+import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -201,8 +203,8 @@ class DenseCache(CacheLayer):
         shape = (size.num_blocks, size.block_size, h.kv_heads)
         dtype = TORCH_DTYPES[h.compute]
         self.tensors = {
-            "k": torch.zeros(*shape, h.head_dim, dtype=dtype, device=where),
-            "v": torch.zeros(*shape, h.v_dim, dtype=dtype, device=where),
+            "k": reserve((*shape, h.head_dim), dtype, where),
+            "v": reserve((*shape, h.v_dim), dtype, where),
         }
 
     def write(self, step: StepInput, k: torch.Tensor, v: torch.Tensor) -> None:
@@ -218,6 +220,16 @@ class DenseCache(CacheLayer):
             self.tensors["k"].flatten(0, 1).index_select(0, slots),
             self.tensors["v"].flatten(0, 1).index_select(0, slots),
         )
+
+
+def reserve(shape: tuple[int, ...], dtype: torch.dtype, where: torch.device) -> torch.Tensor:
+    """A zeroed tensor. On a CPU its pages take memory only once they are written, so that a cache which is
+    reserved generously costs what is used of it."""
+    nbytes = math.prod(shape) * dtype.itemsize
+    if where.type != "cpu" or not nbytes:
+        return torch.zeros(shape, dtype=dtype, device=where)
+    pages = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return torch.frombuffer(pages, dtype=dtype).view(shape)
 
 
 class CacheScheme(Protocol):

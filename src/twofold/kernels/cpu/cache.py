@@ -12,7 +12,7 @@ import torch
 
 from twofold.kernels.cpu import extension
 from twofold.kernels.cpu.cache_formats import EntryFormat, Parts, entry_format
-from twofold.models.cache import CacheLayer, CacheSize, Heads
+from twofold.models.cache import CacheLayer, CacheSize, Heads, reserve
 from twofold.models.step import StepInput
 
 BLOCK_MULTIPLE = 16
@@ -95,8 +95,8 @@ class NativeCache(CacheLayer):
         for part, dtype in self.format.parts.items():
             k, v = self.format.width(part, h.head_dim), self.format.width(part, h.v_dim)
             shape = (size.num_blocks, h.kv_heads)
-            self.tensors[_name("k", part)] = torch.zeros(*shape, k, b, dtype=dtype, device=where)
-            self.tensors[_name("v", part)] = torch.zeros(*shape, b, v, dtype=dtype, device=where)
+            self.tensors[_name("k", part)] = reserve((*shape, k, b), dtype, where)
+            self.tensors[_name("v", part)] = reserve((*shape, b, v), dtype, where)
 
     def write(self, step: StepInput, k: torch.Tensor, v: torch.Tensor) -> None:
         """Pack and scatter to `step.slots`; leaves the bytes that the native kernel leaves."""

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 import torch
 
 from twofold.devices.base import Device
-from twofold.models.cache import CacheLayer, CacheSize, Heads
+from twofold.models.cache import CacheLayer, CacheSize, Heads, reserve
 from twofold.models.step import StepInput
 from twofold.models.weights import TORCH_DTYPES
 from twofold.techniques.cache.groups import SCALE_BYTES, Groups, dequantise, quantise
@@ -117,7 +117,7 @@ class KiviCache(CacheLayer):
         assert size.block_size == self.block_size, (size, self.block_size)
 
         def zeros(*shape: int, dtype: torch.dtype) -> torch.Tensor:
-            return torch.zeros(*shape, dtype=dtype, device=where)
+            return reserve(shape, dtype, where)
 
         keys = (size.num_blocks, self.block_size // lay.group, h.kv_heads, h.head_dim)
         values = (size.num_blocks, self.block_size, h.kv_heads, h.v_dim // self.value_group)

@@ -1,0 +1,71 @@
+"""Tables of docs/cpu.md from what benchmarks have stored in docs/data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+Table = tuple[Sequence[str], list[Sequence[object]]]
+
+
+def beside_llamacpp(path: Path) -> Table:
+    """Rows of `benchmarks/cpu_vs_llamacpp.py --json`. ValueError where the file holds something else."""
+    heads = [
+        "case",
+        "Twofold token/s",
+        "llama.cpp token/s",
+        "ratio",
+        "our GB/s",
+        "limit GB/s",
+        "share",
+        "rounds",
+    ]
+    rows: list[Sequence[object]] = []
+    for row in _records(path):
+        case = row["case"]
+        if row.get("times_one"):
+            case += f" ({row['times_one']:.1f} × one)"
+        rows.append(
+            (
+                case,
+                f"{row['ours']:,.1f}",
+                f"{row['theirs']:,.1f}",
+                f"{row['ratio']:.2f} ×",
+                f"{row['gb_s']:.1f}",
+                f"{row['limit_gb_s']:.1f}",
+                f"{row['share_of_limit']:.0%}",
+                row["rounds"],
+            )
+        )
+    return heads, rows
+
+
+def answers(path: Path) -> list[tuple[str, Table]]:
+    """Per kernels, a sentence on perplexity and the table of greedy outputs that part, of
+    `benchmarks/cpu_quality.py --json`."""
+    out: list[tuple[str, Table]] = []
+    for found in _records(path):
+        p, greedy = found["perplexity"], found["greedy"]
+        parted = [row for row in greedy if row["parted"] is not None]
+        text = (
+            f"`{found['kernels']}`: perplexity {p['native']:.4f}, reference {p['reference']:.4f} "
+            f"({p['ratio'] - 1:+.3%}) on {p['tokens']:,} tokens; KL divergence {p['kl_divergence']:.2e} nat, "
+            f"same choice {p['top1_agreement']:.1%}; greedy output of {len(greedy)} prompts alike in "
+            f"{len(greedy) - len(parted)}"
+        )
+        heads = ["prompt", "parts after", "of tokens", "gap of the two best logits", "moved by"]
+        rows: list[Sequence[object]] = [
+            (row["prompt"], row["parted"], row["tokens"], f"{row['gap']:.4f}", f"{row['noise']:.4f}")
+            for row in parted
+        ]
+        out.append((text, (heads, rows)))
+    return out
+
+
+def _records(path: Path) -> list[dict[str, Any]]:
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
+        raise ValueError(f"{path} holds no list of results")
+    return found
