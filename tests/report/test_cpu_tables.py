@@ -13,7 +13,8 @@ from twofold.jobs.docs import llamacpp, quality
 def test_rows_beside_llamacpp(tmp_path: Path) -> None:
     row = {
         "case": "m 8 x tg64", "ours": 1000.0, "theirs": 250.0, "ratio": 4.0, "share_of_limit": 0.5,
-        "gb_s": 25.0, "limit_gb_s": 50.0, "rounds": 7, "their_setting": "flash attention on", "times_one": 3.25,
+        "gb_s": 25.0, "limit_gb_s": 50.0, "rounds": 7, "their_setting": "flash attention on",
+        "times_one": 3.25,
     }  # fmt: skip
     path = tmp_path / "llamacpp.json"
     path.write_text(json.dumps([row]))

@@ -77,14 +77,15 @@ AttentionItem item_of(const AttentionArgs& a, const Spans& spans, const Sequence
   return item;
 }
 
-void run_items(const AttentionArgs& a, const Spans& spans, WorkQueue& queue, int members, float* scratch,
+void run_items(const AttentionArgs& a, const Spans& spans, WorkQueue& queue, int member, float* scratch,
                const Partials& partials) {
   const AttentionKernels& kernel = kernels().attention;
   long total = 0;
   for (const Sequence& s : spans.sequences) total += Cut(s, partials.group, a.window).items(a.cache.kv_heads);
   size_t at = 0;
-  long base = 0;  // index of the first item of sequence `at`; a member's items only go up
-  queue.each(total, 1, members, [&](long index, long) {
+  long base = 0;  // index of the first item of sequence `at`; a member's items go up until it takes others'
+  queue.each(total, 1, member, [&](long index, long) {
+    if (index < base) base = static_cast<long>(at = 0);
     for (;;) {
       const Sequence& s = spans.sequences[at];
       const Cut cut(s, partials.group, a.window);
@@ -130,13 +131,13 @@ void submit_attention(Stream& stream, const AttentionArgs& args, std::shared_ptr
   const int stride = state_floats(args.cache.v.dim), group = args.heads / args.cache.kv_heads;
   stream.reserve(member_floats * sizeof(float) * stream.threads());
   spans->reserve(static_cast<size_t>(args.heads) * stride);
-  const auto queue = std::make_shared<WorkQueue>();
+  const auto queue = std::make_shared<WorkQueue>(stream.threads());
   const Stream* owner = &stream;
   const auto partials = [=] { return Partials{spans->partials(), args.heads, group, stride}; };
   stream.submit({"attention",
-                 {[=](int member, int members) {
+                 {[=](int member, int) {
                     float* scratch = reinterpret_cast<float*>(owner->scratch()) + member_floats * member;
-                    run_items(args, *spans, *queue, members, scratch, partials());
+                    run_items(args, *spans, *queue, member, scratch, partials());
                   },
                   [=](int member, int members) { combine_rows(args, *spans, member, members, partials()); }}});
 }

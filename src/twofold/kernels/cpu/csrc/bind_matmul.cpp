@@ -81,7 +81,7 @@ void bind_matmul(nb::module_& m) {
      "x [tokens, cols] times packed segments (format, address, rows) to y [tokens, rows].");
   m.def("dense_linear", [](const std::shared_ptr<Stream>& stream, uintptr_t w, long rows, long cols, uintptr_t x,
                            long tokens, uintptr_t bias, uintptr_t y) {
-    stream->submit(dense_linear(pointer<const float>(w), rows, cols, pointer<const float>(x), tokens,
+    stream->submit(dense_linear(*stream, pointer<const float>(w), rows, cols, pointer<const float>(x), tokens,
                                 pointer<const float>(bias), pointer<float>(y)));
   }, nb::arg("stream"), nb::arg("w"), nb::arg("rows"), nb::arg("cols"), nb::arg("x"), nb::arg("tokens"),
      nb::arg("bias"), nb::arg("y"), nb::call_guard<nb::gil_scoped_release>(),

@@ -64,7 +64,7 @@ struct Product {
   const float* bias;
   float* y;
   long rows = 0, strips = 0;
-  std::shared_ptr<WorkQueue> queue = std::make_shared<WorkQueue>();
+  std::shared_ptr<WorkQueue> queue = std::make_shared<WorkQueue>(stream->threads());
 
   // One strip (counted over all segments) for tokens [first, last).
   void strip(long number, const uint8_t* at, long first, long last) const {
@@ -95,12 +95,12 @@ struct Product {
     }
   }
 
-  void run(const uint8_t* at, int members) const {
+  void run(const uint8_t* at, int member, int members) const {
     const long tile = std::clamp<long>(kTileBytes / columns.cols / 8 * 8, 8, columns.tokens);
     const long tiles = (columns.tokens + tile - 1) / tile;
     const long grain = std::max<long>(1, strips / (members * kTurns));
     const long runs = (strips + grain - 1) / grain;
-    queue->each(tiles * runs, 1, members, [&](long item, long) {
+    queue->each(tiles * runs, 1, member, [&](long item, long) {
       const long t = item / runs * tile, last = std::min(t + tile, columns.tokens);
       const long from = item % runs * grain, to = std::min(from + grain, strips);
       for (long s = from; s < to; ++s) strip(s, at, t, last);
@@ -123,7 +123,7 @@ Instruction linear(const std::shared_ptr<Stream>& stream, std::vector<Segment> s
     return {"linear", {[product, bytes](int member, int members) {
               uint8_t* mine = product.stream->scratch() + bytes * member;
               product.columns.fill(mine, product.x, 0, product.columns.tokens);
-              product.run(mine, members);
+              product.run(mine, member, members);
             }}};
   }
   stream->reserve(bytes);
@@ -132,15 +132,15 @@ Instruction linear(const std::shared_ptr<Stream>& stream, std::vector<Segment> s
              const Share part = share(product.columns.tokens, member, members);
              product.columns.fill(product.stream->scratch(), product.x, part.first, part.last);
            },
-           [product](int, int members) { product.run(product.stream->scratch(), members); }}};
+           [product](int member, int members) { product.run(product.stream->scratch(), member, members); }}};
 }
 
-Instruction dense_linear(const float* w, long rows, long cols, const float* x, long tokens, const float* bias,
-                         float* y) {
-  auto queue = std::make_shared<WorkQueue>();
-  return {"linear", {[=](int, int members) {
+Instruction dense_linear(const Stream& stream, const float* w, long rows, long cols, const float* x, long tokens,
+                         const float* bias, float* y) {
+  auto queue = std::make_shared<WorkQueue>(stream.threads());
+  return {"linear", {[=](int member, int members) {
             const long grain = std::max<long>(4, rows / (members * kTurns));
-            queue->each(rows, grain, members, [&](long first, long last) {
+            queue->each(rows, grain, member, [&](long first, long last) {
               kernels().matmul.dense(w, cols, first, last, x, static_cast<int>(tokens), y, rows);
               if (bias != nullptr) add_bias(y + first, rows, tokens, bias + first, last - first);
             });

@@ -30,8 +30,8 @@ Instruction linear(const std::shared_ptr<Stream>& stream, std::vector<Segment> s
                    long tokens, const float* bias, float* y, Operands operands);
 
 // The same with W [rows, cols] in float32, for a few tokens.
-Instruction dense_linear(const float* w, long rows, long cols, const float* x, long tokens, const float* bias,
-                         float* y);
+Instruction dense_linear(const Stream& stream, const float* w, long rows, long cols, const float* x, long tokens,
+                         const float* bias, float* y);
 
 // Rows `ids` [tokens] of a packed table, times `scale`, to y [tokens, cols].
 Instruction packed_rows(Packed format, const uint8_t* table, long cols, const int64_t* ids, long tokens, float scale,

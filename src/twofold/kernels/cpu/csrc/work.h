@@ -5,36 +5,51 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
+#include <memory>
 #include <new>
+
+#include "team.h"
 
 namespace twofold {
 
-// Hands out [first, last) until `count` items are gone; ready for the next run once every member has come back empty.
+// Items that every member has a share of. A member first takes what is its own, so that it meets the same data in every
+// step and finds in its own cache what fits there, and then what others have left. Ready for the next run once every
+// member has come back empty.
 class WorkQueue {
  public:
-  // Calls body(first, last) for runs of at most `grain` items.
+  explicit WorkQueue(int members) : members_(members), taken_(new Counter[members]) {}
+
+  // Calls body(first, last) for runs of at most `grain` of the items [0, count).
   template <class Body>
-  void each(long count, long grain, int members, const Body& body) {
-    const Leave leave{this, members};
-    for (;;) {
-      const long first = next_.fetch_add(grain, std::memory_order_relaxed);
-      if (first >= count) break;
-      body(first, first + grain < count ? first + grain : count);
+  void each(long count, long grain, int member, const Body& body) {
+    const Leave leave{this};
+    for (int turn = 0; turn < members_; ++turn) {
+      const int owner = (member + turn) % members_;
+      const Share part = share(count, owner, members_, grain);
+      std::atomic<long>& taken = taken_[owner].items;
+      while (taken.load(std::memory_order_relaxed) < part.last - part.first) {
+        const long first = part.first + taken.fetch_add(grain, std::memory_order_relaxed);
+        if (first >= part.last) break;
+        body(first, first + grain < part.last ? first + grain : part.last);
+      }
     }
   }
 
  private:
+  struct alignas(64) Counter {
+    std::atomic<long> items{0};
+  };
   struct Leave {  // a destructor, so that a body that throws leaves the queue fit for the next run
     WorkQueue* queue;
-    int members;
     ~Leave() {
-      if (queue->finished_.fetch_add(1, std::memory_order_acq_rel) != members - 1) return;
-      queue->next_.store(0, std::memory_order_relaxed);
+      if (queue->finished_.fetch_add(1, std::memory_order_acq_rel) != queue->members_ - 1) return;
+      for (int i = 0; i < queue->members_; ++i) queue->taken_[i].items.store(0, std::memory_order_relaxed);
       queue->finished_.store(0, std::memory_order_release);
     }
   };
 
-  std::atomic<long> next_{0};
+  const int members_;
+  const std::unique_ptr<Counter[]> taken_;
   std::atomic<int> finished_{0};
 };
 
