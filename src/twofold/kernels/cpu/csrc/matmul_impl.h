@@ -57,9 +57,8 @@ inline void summarise(const float* x, long cols, BlockMeta* meta) {
   }
 }
 
-// Few columns leave the processor waiting for weights, which come once per step and in order: they are asked for some
+// Weights come once per step and in order, and the first columns that meet a strip wait for it: it is asked for some
 // blocks ahead, from memory to the second level of cache and from there to the first (bytes ahead: measured).
-constexpr int kFewColumns = 4;
 constexpr long kToFirst = 2560, kToSecond = 6144;
 inline void fetch_ahead(const uint8_t* p, int bytes) {
   for (int i = 0; i < bytes; i += 64) {
@@ -71,7 +70,7 @@ inline void fetch_ahead(const uint8_t* p, int bytes) {
 // One strip times N columns.
 template <class Format, int N>
 inline void strip_columns(const uint8_t* at, long cols, const int8_t* x, const BlockMeta* meta, float* y,
-                          long y_stride, int rows) {
+                          long y_stride, int rows, bool ahead) {
   const long blocks = cols / kBlockCols;
   for (int half = 0; half < kStripRows; half += kLanes) {
     const uint8_t* p = at;
@@ -85,7 +84,7 @@ inline void strip_columns(const uint8_t* at, long cols, const int8_t* x, const B
           p += Format::kHeader;
         }
       }
-      if (N <= kFewColumns && half == 0) fetch_ahead(p, Format::kBlock);
+      if (ahead && half == 0) fetch_ahead(p, Format::kBlock);
       const auto block = Format::unpack(p, header, half);
       for (int c = 0; c < N; ++c) {
         const BlockMeta& m = meta[c * blocks + b];
@@ -110,15 +109,19 @@ inline void strip(const uint8_t* at, long cols, const int8_t* x, const BlockMeta
   const long blocks = cols / kBlockCols;
   int c = 0;
   for (; c + kColumns <= columns; c += kColumns)
-    strip_columns<Format, kColumns>(at, cols, x + c * cols, meta + c * blocks, y + c * y_stride, y_stride, rows);
+    strip_columns<Format, kColumns>(at, cols, x + c * cols, meta + c * blocks, y + c * y_stride, y_stride, rows,
+                                 c == 0);
   if constexpr (kColumns > 4) {
     for (; c + 4 <= columns; c += 4)
-      strip_columns<Format, 4>(at, cols, x + c * cols, meta + c * blocks, y + c * y_stride, y_stride, rows);
+      strip_columns<Format, 4>(at, cols, x + c * cols, meta + c * blocks, y + c * y_stride, y_stride, rows,
+                                 c == 0);
   }
   for (; c + 2 <= columns; c += 2)
-    strip_columns<Format, 2>(at, cols, x + c * cols, meta + c * blocks, y + c * y_stride, y_stride, rows);
+    strip_columns<Format, 2>(at, cols, x + c * cols, meta + c * blocks, y + c * y_stride, y_stride, rows,
+                                 c == 0);
   for (; c < columns; ++c)
-    strip_columns<Format, 1>(at, cols, x + c * cols, meta + c * blocks, y + c * y_stride, y_stride, rows);
+    strip_columns<Format, 1>(at, cols, x + c * cols, meta + c * blocks, y + c * y_stride, y_stride, rows,
+                                 c == 0);
 }
 
 // One strip times one or several float32 columns: codes become floats, a lane is still a row.
