@@ -97,8 +97,8 @@ class PackedMatrix(Matrix):
         return activations if self.exact else "int8"
 
     def vector_flop(self, tokens: int) -> int:
-        """Quantising the activations, about 4 operations each. Scaling the sums of blocks is part of the product:
-        rates of int8 products are measured with it."""
+        """Quantising the activations, about 4 operations each. Scaling the sums of blocks is part of the
+        product: rates of int8 products are measured with it."""
         return 0 if self.exact else 4 * tokens * self.in_features
 
 
