@@ -67,6 +67,15 @@ inline void fetch_ahead(const uint8_t* p, int bytes) {
   }
 }
 
+// Stores the first `valid` lanes; a strip's last rows may not exist.
+inline void store_rows(float* y, Vec sum, int valid) {
+  if (valid >= kLanes) {
+    store(y, sum);
+  } else if (valid > 0) {
+    store(y, sum, valid);
+  }
+}
+
 // One strip times N columns.
 template <class Format, int N>
 inline void strip_columns(const uint8_t* at, long cols, const int8_t* x, const BlockMeta* meta, float* y,
@@ -92,14 +101,7 @@ inline void strip_columns(const uint8_t* at, long cols, const int8_t* x, const B
       }
       p += Format::kBlock;
     }
-    for (int c = 0; c < N; ++c) {
-      const int valid = rows - half;
-      if (valid >= kLanes) {
-        store(y + c * y_stride + half, sum[c]);
-      } else if (valid > 0) {
-        store(y + c * y_stride + half, sum[c], valid);
-      }
-    }
+    for (int c = 0; c < N; ++c) store_rows(y + c * y_stride + half, sum[c], rows - half);
   }
 }
 
@@ -154,14 +156,7 @@ inline void exact_columns(const uint8_t* at, long cols, const float* x, long x_s
       for (int c = 0; c < N; ++c) sum[c] = block.combine(part[0][c], part[1][c], meta[c * blocks + b], sum[c]);
       p += Format::kBlock;
     }
-    for (int c = 0; c < N; ++c) {
-      const int valid = rows - half;
-      if (valid >= kLanes) {
-        store(y + c * y_stride + half, sum[c]);
-      } else if (valid > 0) {
-        store(y + c * y_stride + half, sum[c], valid);
-      }
-    }
+    for (int c = 0; c < N; ++c) store_rows(y + c * y_stride + half, sum[c], rows - half);
   }
 }
 
