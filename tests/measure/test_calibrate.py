@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from twofold.devices.calibrated import Calibrated
 from twofold.devices.catalog import get_device, this_cpu_path
-from twofold.devices.roofline import Roofline
 from twofold.measure.calibrate import Calibration, calibrate
 from twofold.ops import Linear, Norm
 
@@ -33,7 +33,7 @@ def test_this_cpu_finds_it(calibration: Calibration, tmp_path: Path, monkeypatch
     monkeypatch.setenv("TWOFOLD_CACHE", str(tmp_path))
     this_cpu_path().parent.mkdir(parents=True)
     this_cpu_path().write_text(calibration.path.read_text(encoding="utf-8"), encoding="utf-8")
-    assert Roofline(get_device("this-cpu")).native_precision == "fp32"
+    assert Calibrated(get_device("this-cpu")).native_precision == "fp32"
 
 
 def test_every_kind_of_op_was_called(calibration: Calibration) -> None:
@@ -52,14 +52,14 @@ def test_figures_are_positive_and_shown(calibration: Calibration) -> None:
 
 def test_weights_and_cache_are_held_as_the_device_holds_them(calibration: Calibration) -> None:
     kernels = calibration.measured.device
-    device = Roofline(calibration.device)
+    device = Calibrated(calibration.device)
     assert (device.stored_weights, device.cache_format) == (kernels.stored_weights, kernels.cache_format)
     if kernels.stored_weights:
         assert {"int8", "fp32"} <= calibration.measured.matmul.keys()
 
 
 def test_more_work_takes_more_predicted_time(calibration: Calibration) -> None:
-    device = Roofline(calibration.device)
+    device = Calibrated(calibration.device)
     times = [
         device.charge(op, op.cost()).seconds
         for op in (Linear(rows, 576, 1536, "f32", 4 * 576 * 1536, "fp32", 4) for rows in (1, 4, 32, 512))
@@ -71,7 +71,7 @@ def test_more_work_takes_more_predicted_time(calibration: Calibration) -> None:
 
 
 def test_a_larger_resident_plan_streams_no_faster(calibration: Calibration) -> None:
-    device = Roofline(calibration.device)
+    device = Calibrated(calibration.device)
     rates = []
     for resident in (1 << 20, 1 << 26, 1 << 32):
         device.resident_bytes = resident

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 
+from twofold.devices.calibrated import Calibrated
 from twofold.devices.links import Group, Link
 from twofold.devices.roofline import Roofline
 from twofold.devices.schema import DeviceFile
@@ -95,4 +96,5 @@ class Cluster:
 
     def rank(self) -> Roofline:
         """One rank of the deployment, whose energy is that of all ranks that do the same at the same time."""
-        return Roofline(self.device, self.groups(), ranks=self.tp * self.dp, num_devices=self.num_devices)
+        kind = Roofline if self.device.curves is None else Calibrated
+        return kind(self.device, self.groups(), ranks=self.tp * self.dp, num_devices=self.num_devices)

@@ -18,7 +18,6 @@ from collections.abc import Mapping
 from typing import get_args
 
 from twofold.devices.catalog import energy_table
-from twofold.devices.curves import Curve
 from twofold.devices.gemm import tiled_flop
 from twofold.devices.links import Group, collective_seconds
 from twofold.devices.modelled import Charge, ModelledDevice
@@ -73,11 +72,6 @@ class Roofline(ModelledDevice):
         self._rates = self._make_rates()
         self._set_energy()
         self._set_stores()
-        self._curves = file.curves
-        self._read = None if file.curves is None else Curve.bandwidth(file.curves.read)
-        self._by_rows = (
-            {p: Curve.rate(points) for p, points in file.curves.matmul.items()} if file.curves else {}
-        )
         self._memory_bandwidth = file.memory.bandwidth.value * eff.memory.value
         self._cache_capacity, self._cache_bandwidth = self._cache()
         self.resident_bytes = 0
@@ -142,31 +136,22 @@ class Roofline(ModelledDevice):
     @resident_bytes.setter
     def resident_bytes(self, nbytes: int) -> None:
         self._resident = nbytes
-        size = nbytes or _STREAMED
-        if self._read is not None:
-            self._stream = self._read(size)
-        elif size <= self._cache_capacity:
-            self._stream = self._cache_bandwidth
-        else:
-            self._stream = self._memory_bandwidth
+        self._stream = self.stream_bandwidth(nbytes or _STREAMED)
         self.forget_charges()
+
+    def stream_bandwidth(self, nbytes: int) -> float:
+        """Bytes/s at which `nbytes` that are gone through again and again are read."""
+        return self._cache_bandwidth if nbytes <= self._cache_capacity else self._memory_bandwidth
 
     def roofs(self) -> tuple[dict[str, float], dict[str, float]]:
         """Bytes/s by memory level and FLOP/s by precision that can be reached: what a roofline plot is
         bounded by."""
         reads = {"memory": self._memory_bandwidth}
-        if self.file.curves is not None:
-            reads = {
-                "memory": self.file.curves.read[-1][1],
-                "cache": max(y for _, y in self.file.curves.read),
-            }
-        elif self._cache_capacity:
+        if self._cache_capacity:
             reads["cache"] = self._cache_bandwidth
         peaks: dict[str, float] = {
             p: f.value * self.file.efficiency.matmul.value for p, f in self.file.matmul.items()
         }
-        if self.file.curves is not None:
-            peaks = {p: max(y for _, y in points) for p, points in self.file.curves.matmul.items()}
         return reads, peaks
 
     @property
@@ -196,9 +181,12 @@ class Roofline(ModelledDevice):
         return Charge(busy + overhead, joules, "overhead" if overhead > busy else bound)
 
     def _overhead_of(self, op: Op) -> float:
-        if self._curves is None:
-            return self._overhead
-        return self._curves.op.get(op.kind, self._overhead)
+        """Seconds that `op` costs besides its work."""
+        return self._overhead
+
+    def _stream_of(self, op: Op) -> float:
+        """Bytes/s at which `op` reads weights and cache."""
+        return self._stream
 
     def _matmul(self, op: Op, cost: Cost) -> tuple[float, float]:
         """Seconds and joules of the matrix FLOP."""
@@ -210,16 +198,15 @@ class Roofline(ModelledDevice):
                 f"it offers {', '.join(sorted(self.file.matmul))}"
             ) from None
         joules = cost.flop * energy
+        return self._product_seconds(op, cost, used, peak), joules
+
+    def _product_seconds(self, op: Op, cost: Cost, used: Precision, peak: float) -> float:
+        """Seconds of the matrix FLOP, done in precision `used` at `peak` FLOP/s."""
         if isinstance(op, Attention):
-            if self._curves is not None:
-                return cost.flop / self._curves.attention_flops, joules
-            return cost.flop / (peak * self._attention), joules
-        curve = self._by_rows.get(used)
-        if curve is not None:
-            return cost.flop / curve(_rows(op)), joules
+            return cost.flop / (peak * self._attention)
         # Vector units, which stand in where the matrix units lack a precision, have no tiles to fill.
         flop = self._occupied(op, cost) if used in self.file.matmul else cost.flop
-        return flop / (peak * self.file.efficiency.matmul.value), joules
+        return flop / (peak * self.file.efficiency.matmul.value)
 
     def _occupied(self, op: Op, cost: Cost) -> float:
         """FLOP that the matrix units are kept busy for, those lost to tiles and waves included."""
@@ -254,10 +241,7 @@ class Roofline(ModelledDevice):
     def _traffic(self, op: Op, cost: Cost) -> tuple[float, float]:
         """Seconds of the slowest memory space and joules of all."""
         near = joules = far = 0.0
-        stream = self._stream
-        if self._curves is not None and isinstance(op, Attention):
-            near_core, twice = self._curves.attention_read, self._curves.attention_gathers
-            stream = 1.0 / (1.0 / stream + 1.0 / near_core) if twice else min(stream, near_core)
+        stream = self._stream_of(op)
         for role, read, written, space in cost.traffic:
             nbytes = read + written
             if space == DEVICE:
@@ -281,8 +265,6 @@ class Roofline(ModelledDevice):
 
     def _activations(self, nbytes: float) -> tuple[float, float]:
         """Seconds and joules of activations: from the cache as far as they fit, the rest from memory."""
-        if self._read is not None:
-            return (nbytes / self._read(nbytes) if nbytes else 0.0), nbytes * self._cache_energy
         cached = min(nbytes, self._cache_capacity)
         rest = nbytes - cached
         seconds = cached / self._cache_bandwidth
@@ -300,12 +282,3 @@ class Roofline(ModelledDevice):
         seconds = collective_seconds(op, group) + self._collective
         joules = cost.sent * self._link_energy
         return Charge(seconds, joules, "link" if seconds > 2 * self._collective else "overhead")
-
-
-def _rows(op: Op) -> float:
-    """Rows of activations that one matrix meets."""
-    if isinstance(op, Linear):
-        return op.tokens
-    if isinstance(op, ExpertMLP):
-        return max(1.0, op.pairs / max(op.touched, 1.0))
-    return 1.0

@@ -1,0 +1,1 @@
+"""Tables of measurements, read into plain records; nothing is predicted here."""

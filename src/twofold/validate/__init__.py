@@ -1,0 +1,1 @@
+"""Predictions held against measurements: samples by group, error statistics, intervals."""

@@ -1,0 +1,1 @@
+"""The groups of measurements that predictions are held against."""
