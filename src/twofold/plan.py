@@ -98,17 +98,22 @@ class WorkloadPlan(Part):
 class EnginePlan(Part):
     """Limits of the engine; None is derived, and the derivation can be printed.
 
+    serving: the software whose scheduler defaults and host time are taken ("plain": none; see
+    `engine/serving/`).
     memory: bytes of the device to use (None = `memory_share` of it); cache_blocks: exact number of blocks;
     swap_memory: bytes of host memory for swapped requests (with preemption "swap").
 
     kernels: those of device "cpu": "native" (activations of products in 8 bits), "native-fp32" (in float32),
     "reference" (plain torch), "auto": native where they are installed; threads: how many they use.
     weights: "stored" keeps quantised matrices as the checkpoint stores them, "dense" widens them to the
-    activations' precision; "auto": stored where the device's kernels multiply them so.
+    activations' precision; "auto": stored where the device's kernels multiply them so. In a prediction also a
+    kind of quantised checkpoint (`models.quantised`), which then need not be at hand.
     cache_format: how cache entries are stored; "auto": f16 where the native kernels take that, else in the
-    activations' precision; a technique that stores them its own way leaves no choice.
+    activations' precision; a technique that stores them its own way leaves no choice. "fp8" is for
+    predictions.
     """
 
+    serving: str = "plain"
     block_size: PositiveInt | None = None
     max_num_seqs: PositiveInt | None = None
     max_num_batched_tokens: PositiveInt | None = None
@@ -123,8 +128,10 @@ class EnginePlan(Part):
     swap_memory: PositiveInt | None = None
     kernels: Literal["auto", "native", "native-fp32", "reference"] = "auto"
     threads: PositiveInt | None = None
-    weights: Literal["auto", "stored", "dense"] = "auto"
-    cache_format: Literal["auto", "f32", "f16", "int8", "int4"] = "auto"
+    weights: Literal[
+        "auto", "stored", "dense", "fp8", "nvfp4", "mxfp4-experts", "int8wo", "int4wo-32", "int4wo-128"
+    ] = "auto"
+    cache_format: Literal["auto", "f32", "f16", "int8", "int4", "fp8"] = "auto"
 
     @property
     def device_options(self) -> dict[str, Any]:

@@ -122,8 +122,8 @@ def test_version(twofold: Twofold) -> None:
 
 
 def test_names_are_completed() -> None:
-    assert complete.devices("h1") == ["h100-sxm"]
-    assert complete.devices("t4,h1") == ["t4,h100-sxm"]
+    assert complete.devices("h100-s") == ["h100-sxm"]
+    assert complete.devices("t4,h100-s") == ["t4,h100-sxm"]
     assert complete.techniques("kiv") == ["kivi"]
     assert "llama-3.1-8b" in complete.models("llama-3.1")
     assert complete.pullable("smollm2-135") == ["smollm2-135m"]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from tests.cli.conftest import Twofold
 
-from twofold.cli import evaluate
+from twofold.cli import keep
 from twofold.devices.catalog import this_cpu_path
 from twofold.report.comparison import Comparison
 from twofold.report.schema import Result
@@ -224,7 +224,7 @@ def test_a_locked_results_file_loses_nothing(
     twofold: Twofold, results_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert twofold("predict", *POINT).exit_code == 0
-    monkeypatch.setattr(evaluate, "_store", lambda: Store(results_file, wait=0.1))
+    monkeypatch.setattr(keep, "open_store", lambda: Store(results_file, wait=0.1))
     lock = sqlite3.connect(results_file, isolation_level=None)
     lock.execute("BEGIN EXCLUSIVE")
     result = twofold("predict", *POINT, "--json")

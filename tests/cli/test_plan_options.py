@@ -43,6 +43,7 @@ GIVEN: dict[str, tuple[str, Any]] = {
     "workload.text": ("rewrite", "rewrite"),
     "workload.seed": ("8", 8),
     "seed": ("9", 9),
+    "engine.serving": ("vllm", "vllm"),
     "engine.block_size": ("32", 32),
     "engine.max_num_seqs": ("12", 12),
     "engine.max_num_batched_tokens": ("640", 640),

@@ -58,10 +58,14 @@ def test_figures_are_plausible(name: str) -> None:
     assert 1e10 < device.memory.bandwidth.value < 1e13
     assert 4e9 < device.memory.capacity.value < 2e12
     assert 1e11 < max(rate.value for rate in device.matmul.values()) < 1e17
-    assert 0 < device.power.idle.value < device.power.limit.value <= 1000
+    assert 0 < device.power.idle.value < device.power.limit.value <= 1500
     eff = device.efficiency
+    products, elementwise = eff.products, eff.elementwise
+    shares = (products.matrix, products.memory, products.cache, elementwise.vector, elementwise.memory)
+    assert all(0 < share.value <= 1 for share in (*shares, elementwise.cache, eff.collective.share))
+    attention = eff.attention
     assert all(
-        0 < x.value <= 1 for x in (eff.matmul, eff.attention, eff.vector, eff.memory, eff.cache, eff.link)
+        0 < x.value <= 1 for x in (attention.matrix, attention.vector, attention.memory, attention.cache)
     )
     assert device.memory.technology in energy_table().memory
     assert device.link is None or device.link.technology in energy_table().link

@@ -31,6 +31,7 @@ EXACT = {
     "qwen3-235b-a22b": 235_093_634_560,
     "gemma-3-270m": 268_098_176,
     "gemma-3-27b": 27_009_346_304,
+    "yi-34b-200k": 34_388_917_248,
     "phi-3-mini": 3_821_079_552,
     "phi-3-medium": 13_960_238_080,
     "gpt2-124m": 124_439_808,
@@ -58,6 +59,7 @@ ROUNDED = {
     "gpt3-13b": (13.0e9, 0.01),
     "gpt3-175b": (175e9, 0.01),
     "deepseek-v3": (671e9, 0.001),  # DeepSeek-V3 (arXiv:2412.19437), main model
+    "gpt-oss-120b": (116.83e9, 0.001),  # model card (arXiv:2508.10925), table 1
 }
 
 # Parameters that one token uses, as the names or papers state them.

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tests.kernels.blocks import random_blocks
 
-from twofold.engine.weight_format import decide_stored
+from twofold.engine.weight_format import decide_weights
 from twofold.kernels.cpu import native
 from twofold.models.gguf_types import widener
 from twofold.models.packed import PackedMatrix
@@ -93,19 +93,22 @@ class Stub:
         self.name, self.real, self.stored_weights = "stub", real, stored_weights
 
 
-def decide(asked: str, device: Any, at_hand: bool = True) -> bool:
+def decide(asked: str, device: Any, at_hand: bool = True) -> str:
     plan = Plan.from_dict({"model": "smollm2-135m", "engine": {"weights": asked}})
-    return decide_stored(plan, device, checkpoint() if at_hand else None)
+    return decide_weights(plan, device, checkpoint() if at_hand else None)
 
 
 def test_a_plan_gets_stored_weights_where_the_device_multiplies_them() -> None:
     able, unable = Stub(real=True, stored_weights=True), Stub(real=True, stored_weights=False)
     modelled = Stub(real=False, stored_weights=False)
-    assert decide("auto", able)
-    assert not decide("auto", able, at_hand=False)
-    assert not decide("auto", unable)
-    assert not decide("dense", able)
-    assert decide("stored", modelled)
+    assert decide("auto", able) == "stored"
+    assert decide("auto", able, at_hand=False) == "dense"
+    assert decide("auto", unable) == "dense"
+    assert decide("dense", able) == "dense"
+    assert decide("stored", modelled) == "stored"
+    assert decide("fp8", modelled) == "fp8"
+    with pytest.raises(ValueError, match="can be predicted; to run one give its files"):
+        decide("fp8", able)
     with pytest.raises(ValueError, match="use weights 'dense', or kernels 'native'"):
         decide("stored", unable)
     with pytest.raises(ValueError, match="twofold pull smollm2-135m"):

@@ -15,6 +15,7 @@ from twofold.report.bars import Bar, Group, stacked
 from twofold.report.comparison import Comparison, Row
 from twofold.report.pictures import pictures
 from twofold.report.plots import Point
+from twofold.report.roofline import roofline
 from twofold.report.schema import Figure
 
 TITLES = [
@@ -143,9 +144,19 @@ def test_a_comparison_without_numbers_has_no_plots() -> None:
 
 def test_plots_are_deterministic() -> None:
     def draw() -> str:
-        return plots.roofline({"ops": [Point("linear", 2.0, 10.0)]}, {"DRAM": 14.0}, {"fp32": 95.0})
+        return roofline({"ops": [Point("linear", 2.0, 10.0)]}, {"DRAM": 14.0}, {"fp32": 95.0})
 
     assert draw() == draw()
+
+
+def test_a_roofline_shows_its_limits_wherever_they_lie() -> None:
+    def draw(x: float) -> str:
+        points = {"ops": [Point("attention", 2.0, 10.0)]}
+        return roofline(points, {"DRAM": 14.0}, {"fp32": 95.0}, limits={"I/O bound": x})
+
+    assert "I/O bound: 30.0 FLOP/byte" in draw(30.0)
+    assert "beyond" not in draw(30.0)
+    assert "I/O bound: 1,000,000 FLOP/byte (beyond the right edge)" in draw(1e6)
 
 
 def test_stacked_sums_small_parts_as_other() -> None:

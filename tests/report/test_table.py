@@ -17,7 +17,8 @@ def test_text_fits_and_is_complete(width: int) -> None:
     text = table.to_text(comparison(), width)
     assert max(len(line) for line in text.splitlines()) <= width
     assert "…" not in text
-    for wanted in ("31.2 ms", "2.05×", "269 MB", "copyspec", "h100-sxm", "12,782 ±15 %", "100 %", "+38.0 %"):
+    named = ("copyspec", "h100-sxm −15/+15 %")
+    for wanted in (*named, "31.2 ms", "2.05×", "269 MB", "12,782", "100 %", "+38.0 %"):
         assert wanted in text, wanted
 
 
@@ -36,7 +37,10 @@ def test_error_and_confidence_of_predictions_are_shown() -> None:
     assert shown.notes[0] == "confidence: calibrated"
     elsewhere = grid.predicted_elsewhere(made)
     assert elsewhere is not None
-    assert elsewhere.notes[0] == "confidence: datasheet: a100-80g-sxm, h100-sxm, rtx-4090, phone-soc"
+    assert elsewhere.notes[0] == (
+        "confidence and 90 % interval of speed: "
+        "datasheet: a100-80g-sxm, h100-sxm −15/+15 %, rtx-4090, phone-soc"
+    )
 
 
 def test_markdown_is_a_table_of_equal_columns() -> None:
@@ -84,7 +88,7 @@ def test_one_result_shows_everything_it_has() -> None:
     )
     text = " ".join(table.to_text(made, 110).split())
     for wanted in (
-        "31.2 ms (30.0 ms to 33.0 ms)",
+        "31.2 ms (30.0–33.0)",
         "energy per token unknown: this machine has no",
         "unaccounted 19.0 MB",
         "tokens quantised 4,096",

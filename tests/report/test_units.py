@@ -64,8 +64,13 @@ def test_ratio_and_percent() -> None:
 
 def test_figures_show_their_interval() -> None:
     wide = Figure(low=0.01, mid=0.012, high=0.015, unit="s")
-    assert units.figure(wide) == "12.0 ms (10.0 ms to 15.0 ms)"
-    assert units.middle(wide) == "12.0 ms ±21 %"
+    assert units.figure(wide) == "12.0 ms (10.0–15.0)"
+    assert units.spread(wide) == "12.0 ms ±21 %"
+    assert units.middle(wide) == "12.0 ms"
+    assert units.interval(wide) == "−17/+25 %"
+    assert units.figure(Figure(low=0.0002, mid=0.5, high=3, unit="s")) == "500 ms (0.200–3,000)"
+    assert units.figure(Figure(low=90, mid=130, high=7500, unit="s")) == "2.17 min (1.50–125)"
+    assert units.figure(Figure(low=90, mid=118, high=150, unit="token/s")) == "118 token/s (90.0–150)"
     assert units.middle(Figure.exact(118.0, "token/s")) == "118 token/s"
     assert units.middle(Figure.exact(118.0, "token/s"), bare=True) == "118"
     assert units.figure(None) == units.middle(None) == units.UNKNOWN

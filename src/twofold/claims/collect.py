@@ -1,9 +1,10 @@
-"""All claims there are: of every technique, and of every machine that its source compares with something."""
+"""All claims there are: of every technique, of every machine that its source compares with something, and of
+every tool."""
 
 from __future__ import annotations
 
 from twofold.claims.ledger import Claims
-from twofold.claims.setups import pim_gpt
+from twofold.claims.setups import io_attention, longctx, pim_gpt
 from twofold.techniques.registry import technique_class, technique_names
 
 
@@ -12,6 +13,8 @@ def all_claims(only: str | None = None) -> list[Claims]:
     unknown one."""
     systems = [Claims(name, "technique", technique_class(name).claims) for name in technique_names()]
     systems.append(Claims("pim-gpt", "device", pim_gpt.CLAIMS))
+    systems.append(Claims("longctx", "tool", longctx.CLAIMS))
+    systems.append(Claims("io-attention", "tool", io_attention.CLAIMS))
     if only is None:
         return systems
     found = [system for system in systems if system.system == only]

@@ -12,7 +12,19 @@ from typing import Any
 
 import typer
 
-from twofold.cli import catalogues, evaluate, machine, results, talk
+from twofold.cli import (
+    analyse,
+    catalogues,
+    dissect,
+    evaluate,
+    explore,
+    fit,
+    machine,
+    microbench,
+    results,
+    talk,
+    validate,
+)
 from twofold.cli.errors import Commands, show_warning
 from twofold.kernels.cpu.threads import quiet_openmp
 
@@ -28,6 +40,7 @@ app = typer.Typer(
 )
 
 EVALUATE, TALK, CATALOGUES, MACHINE = "Plans", "Text", "What there is", "This machine and this engine"
+ANALYSES = "Analyses"
 
 _POINT = "--device h100-sxm --concurrency 8 --prompt 1024 --output 128"
 
@@ -57,6 +70,15 @@ _COMMANDS: tuple[tuple[Callable[..., None], str, tuple[str, ...]], ...] = (
         ),
     ),
     (
+        explore.explore,
+        EVALUATE,
+        (
+            "twofold explore examples/explore.yaml",
+            "twofold explore plan.yaml --html pareto.html --confirm",
+            "twofold explore plan.yaml --ray auto --json",
+        ),
+    ),
+    (
         talk.generate,
         TALK,
         (
@@ -71,7 +93,8 @@ _COMMANDS: tuple[tuple[Callable[..., None], str, tuple[str, ...]], ...] = (
     (catalogues.devices, CATALOGUES, ()),
     (catalogues.techniques, CATALOGUES, ("twofold techniques --pairs",)),
     (catalogues.claims, CATALOGUES, ("twofold claims", "twofold claims kivi --json")),
-    (machine.calibrate, MACHINE, ("twofold calibrate --quick",)),
+    (machine.calibrate, MACHINE, ("twofold calibrate --quick", "twofold calibrate --device cuda")),
+    (microbench.stream, MACHINE, ("twofold stream", "twofold stream --threads 1 --size 64MiB --json")),
     (
         machine.bench,
         MACHINE,
@@ -80,6 +103,47 @@ _COMMANDS: tuple[tuple[Callable[..., None], str, tuple[str, ...]], ...] = (
             "twofold bench -p 512 -n 128 -d 0,1024 -r 3 -o csv",
             "twofold bench --model llama-3.1-8b --device h100-sxm -d 0,4096",
         ),
+    ),
+    (fit.fit, MACHINE, ("twofold fit", "twofold fit --data measurements --generation ada --write")),
+    (
+        validate.validate,
+        MACHINE,
+        ("twofold validate", "twofold validate --data measurements --group serving --plots plots"),
+    ),
+    (
+        analyse.requirements,
+        ANALYSES,
+        (
+            "twofold requirements --model llama-3.1-70b --use-case chat",
+            "twofold requirements --model llama-3.1-8b --use-case rag --batch 8 --devices h100-sxm,l40s",
+            "twofold requirements --list",
+        ),
+    ),
+    (
+        analyse.longctx,
+        ANALYSES,
+        (
+            "twofold longctx --model llama-3.1-8b --device h100-sxm",
+            "twofold longctx --model yi-34b-200k --device a100-80g-sxm --peak --html longctx.html",
+        ),
+    ),
+    (
+        analyse.attention_io,
+        ANALYSES,
+        ("twofold attention-io --model llama-3.1-8b --device h100-sxm --cache 227KiB --html attention.html",),
+    ),
+    (
+        dissect.breakdown,
+        ANALYSES,
+        (
+            "twofold breakdown --prompt 256 --output 32",
+            "twofold breakdown --model llama-3.1-8b --device h100-sxm --devices l40s --concurrency 16 --json",
+        ),
+    ),
+    (
+        dissect.measure,
+        MACHINE,
+        ("twofold measure --duration 60s", "twofold measure --requests 20 --technique kivi --html run.html"),
     ),
     (machine.simulate, MACHINE, ("twofold simulate", "twofold simulate --requests 5000 --seed 42")),
     (results.schema, EVALUATE, ("twofold schema", "twofold schema plan")),

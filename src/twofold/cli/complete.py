@@ -40,12 +40,28 @@ def kernels(incomplete: str) -> list[str]:
 
 def cache_formats(incomplete: str) -> list[str]:
     """Formats of cache entries."""
-    return _matching(("auto", "f32", "f16", "int8", "int4"), incomplete)
+    return _matching(("auto", "f32", "f16", "int8", "int4", "fp8"), incomplete)
 
 
 def weights(incomplete: str) -> list[str]:
     """How quantised matrices are held."""
-    return _matching(("auto", "stored", "dense"), incomplete)
+    from twofold.models.quantised import CHECKPOINTS
+
+    return _matching(("auto", "stored", "dense", *CHECKPOINTS), incomplete)
+
+
+def serving(incomplete: str) -> list[str]:
+    """Serving software by name."""
+    from twofold.engine.serving_profile import serving_names
+
+    return _matching(serving_names(), incomplete)
+
+
+def use_cases(incomplete: str) -> list[str]:
+    """Use cases by name."""
+    from twofold.analysis.use_cases import use_cases as known
+
+    return _matching(known(), incomplete)
 
 
 def _matching(names: object, incomplete: str) -> list[str]:

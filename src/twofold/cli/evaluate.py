@@ -11,13 +11,13 @@ import typer
 
 from twofold.cli import output
 from twofold.cli.errors import MISTAKE, complain
+from twofold.cli.keep import keep, open_store
 from twofold.cli.plans import Given, PlanFile, plan_options
 
 if TYPE_CHECKING:
     from twofold.plan import Plan
     from twofold.report.comparison import Comparison
     from twofold.report.schema import Result
-    from twofold.report.store import Store
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON (see `twofold schema`).")]
 Html = Annotated[
@@ -39,7 +39,7 @@ def run(given: Given, plan_file: PlanFile = None, json: Json = False, html: Html
     with output.progress_bar() as progress:
         result = run_plan(plan, progress=progress).result
     _show([result], json, one=True)
-    _save(lambda store: store.save(result))
+    keep(lambda store: store.save(result))
     _write(result, html)
 
 
@@ -62,7 +62,7 @@ def predict(given: Given, plan_file: PlanFile = None, json: Json = False, html: 
     check_behaviour(plan)
     label_of(plan)  # a technique's wrong parameter is said before anything else
     try:
-        recorded = find_recorded(plan, _store())
+        recorded = find_recorded(plan, open_store())
     except ValueError as error:
         complain(f"{error}; predicting without what earlier runs recorded", "warning")
         recorded = Recorded()
@@ -78,7 +78,7 @@ def predict(given: Given, plan_file: PlanFile = None, json: Json = False, html: 
     if results or len(devices) > 1:
         _show(results, json, one=len(devices) == 1)
     for result in results:
-        _save(lambda store, result=result: store.save(result))  # type: ignore[misc]
+        keep(lambda store, result=result: store.save(result))  # type: ignore[misc]
     if results:
         _write(results[0], html)
     if len(devices) == 1 and refused:
@@ -134,7 +134,7 @@ def compare(
         from twofold.report import table
 
         output.show(table.render(comparison))
-    _save(lambda store: store.save_comparison(comparison))
+    keep(lambda store: store.save_comparison(comparison))
     _write(comparison, html or (None if json else REPORT))
 
 
@@ -220,23 +220,6 @@ def _show(results: list[Result], json: bool, *, one: bool) -> None:
 
     for result in results:
         output.show(table.render_result(result))
-
-
-def _store() -> Store:
-    from twofold.report.store import Store
-
-    return Store(notify=lambda message: complain(message, "warning"))
-
-
-def _save(save: Callable[[Store], int]) -> None:
-    """Keep results. Where the database cannot be written, they are in a file beside it, which the warning
-    names."""
-    from twofold.report.store import NotSavedError
-
-    try:
-        save(_store())
-    except NotSavedError as error:
-        complain(str(error), "warning")
 
 
 def _write(shown: Comparison | Result, path: Path | None) -> None:

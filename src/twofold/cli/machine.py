@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from twofold.cli import output, read
+from twofold.cli import microbench, output, read
 from twofold.cli.errors import FAILED, complain
+from twofold.cli.keep import keep
 from twofold.cli.plan_options import ENGINE, MODEL
 from twofold.cli.plans import Given, PlanFile, plan_options
 
@@ -33,11 +34,18 @@ class Format(StrEnum):
 
 def calibrate(
     quick: Annotated[
-        bool, typer.Option("--quick", help="Fewer sizes and repeats: 15 seconds instead of a minute.")
+        bool, typer.Option("--quick", help="Fewer sizes and repeats: 20 seconds instead of two minutes.")
     ] = False,
+    device: Annotated[
+        str, typer.Option("--device", help="What to measure: cpu, or cuda for this machine's GPU.")
+    ] = "cpu",
     json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
-    """Measure this CPU, so that plans can be predicted on it (device `this-cpu`)."""
+    """Measure this CPU, so that plans can be predicted on it (device `this-cpu`), or this machine's GPU into
+    a device file of its own, with microbenchmarks of both."""
+    if device != "cpu":
+        microbench.calibrate_gpu(device, quick=quick, json=json)
+        return
     from twofold.measure.calibrate import calibrate as measure
 
     with output.progress_bar() as progress:
@@ -48,9 +56,18 @@ def calibrate(
             "warning",
         )
     if json:
-        output.show_json({"path": str(found.path), "busy": found.busy, "figures": dict(found.rows())})
+        output.show_json(
+            {
+                "path": str(found.path),
+                "busy": found.busy,
+                "figures": dict(found.rows()),
+                "microbenchmarks": microbench.records(found.measured.micro),
+            }
+        )
     else:
         output.plain_table("This CPU", ("figure", "measured"), found.rows(), right=(1,))
+        if found.measured.micro is not None:
+            microbench.show(found.measured.micro)
         complain(f"written to {found.path}", "note")
 
 
@@ -76,6 +93,7 @@ def bench(
     On a modelled device the same is predicted.
     """
     from twofold.jobs.bench import bench_plan
+    from twofold.jobs.bench_results import bench_results
 
     lengths = [read.whole_numbers(text) for text in (prompts, outputs, depths)]
     plan = given.plan(plan_file)
@@ -88,6 +106,8 @@ def bench(
             repeats=repeats,
             progress=progress,
         )
+    for result in bench_results(found):
+        keep(lambda store, result=result: store.save(result))  # type: ignore[misc]
     if form is Format.JSON:
         output.show_json(found.records())
     else:
@@ -100,6 +120,9 @@ def _markdown(bench: Bench) -> str:
     size, parameters = f"{bench.weight_bytes / 2**20:.2f} MiB", f"{bench.parameters / 1e6:.2f} M"
     for outcome in bench.outcomes:
         speed = f"{outcome.mean:.2f} ± {outcome.deviation:.2f}"
+        if outcome.interval is not None:
+            ends = outcome.figure(outcome.tokens_per_s, "token/s")
+            speed = f"{outcome.mean:.2f} ({ends.low:.2f}–{ends.high:.2f})"
         moved, flop = (sum(v) / len(v) / 1e9 for v in (outcome.bytes_per_s, outcome.flop_per_s))
         cells = (bench.model, size, parameters, bench.device, bench.techniques, outcome.test.name, speed)
         lines.append("| " + " | ".join((*cells, f"{moved:.1f}", f"{flop:.1f}")) + " |")

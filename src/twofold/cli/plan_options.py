@@ -126,6 +126,14 @@ PLAN_OPTIONS: tuple[PlanOption, ...] = (
     PlanOption("workload.text", "--text", str, LOAD, "What prompts are cut from: prose, rewrite or mixed."),
     PlanOption("seed", "--seed", int, LOAD, "Seed of everything random.", also=("workload.seed",)),
     PlanOption("workload.seed", "--workload-seed", int, LOAD, "Seed of prompts and arrivals alone."),
+    PlanOption(
+        "engine.serving",
+        "--serving",
+        str,
+        ENGINE,
+        "Serving software whose defaults and host time are taken: plain, vllm, trtllm, sglang or gpt-fast.",
+        complete=complete.serving,
+    ),
     PlanOption("engine.block_size", "--block-size", int, ENGINE, "Tokens per cache block."),
     PlanOption("engine.max_num_seqs", "--max-num-seqs", int, ENGINE, "Most requests that run at a time."),
     PlanOption(
@@ -188,7 +196,8 @@ PLAN_OPTIONS: tuple[PlanOption, ...] = (
         "--weights",
         str,
         ENGINE,
-        "Quantised matrices: stored (as the checkpoint has them), dense (widened) or auto.",
+        "Quantised matrices: stored (as the checkpoint has them), dense (widened) or auto; in predictions "
+        "also fp8, nvfp4, mxfp4-experts, int8wo, int4wo-32 or int4wo-128.",
         complete=complete.weights,
     ),
     PlanOption(
@@ -196,7 +205,7 @@ PLAN_OPTIONS: tuple[PlanOption, ...] = (
         "--cache-format",
         str,
         ENGINE,
-        "How cache entries are stored: auto, f32, f16, int8 or int4.",
+        "How cache entries are stored: auto, f32, f16, int8, int4 or (in predictions) fp8.",
         complete=complete.cache_formats,
     ),
     PlanOption("quality.enabled", "--quality/--no-quality", bool, QUALITY, "Whether to measure quality."),

@@ -66,6 +66,13 @@ def size(text: str) -> int:
     return round(number)
 
 
+def seconds(text: str | None) -> float | None:
+    """Seconds from `300ms`, `2 s` or a bare number; None stays None."""
+    from twofold.devices.figures import parse_quantity
+
+    return None if text is None else parse_quantity(text, "s")
+
+
 def _items(text: str) -> list[str]:
     return [item.strip() for item in text.split(",") if item.strip()]
 

@@ -12,10 +12,11 @@ import typer
 
 from twofold.cli import complete, output
 from twofold.cli.errors import complain
+from twofold.cli.keep import open_store
 from twofold.cli.plans import Given, PlanFile, plan_options
 
 if TYPE_CHECKING:
-    from twofold.report.store import Store, Stored
+    from twofold.report.store import Stored
 
 app = typer.Typer(help="List, show and export the results that are kept.", invoke_without_command=True)
 plans = typer.Typer(help="Look at a plan without executing it.", no_args_is_help=True)
@@ -75,7 +76,7 @@ def listing(
                 f"write the filters after {context.invoked_subcommand!r}: twofold results export --model …"
             )
         return
-    store = _store()
+    store = open_store()
     found = store.find(**filters)
     if not found:
         complain(f"no results in {store.path}" + (" that match" if any(filters.values()) else ""), "note")
@@ -108,7 +109,7 @@ def show(
     ] = None,
 ) -> None:
     """Show one result, or one comparison, in full."""
-    store = _store()
+    store = open_store()
     found = store.get_comparison(number) if comparison else store.get(number)
     if json:
         output.show_json(found.model_dump(mode="json"))
@@ -144,7 +145,7 @@ def export(
     """Export results for other programs."""
     from twofold.report.export import to_csv, to_json
 
-    found = _store().find(**_filters(kind, model, device, technique, limit))
+    found = open_store().find(**_filters(kind, model, device, technique, limit))
     text = to_csv(found) if form is Format.CSV else to_json(found) + "\n"
     if out is None:
         sys.stdout.write(text)
@@ -226,7 +227,3 @@ def _row(stored: Stored) -> tuple[str, ...]:
     )
 
 
-def _store() -> Store:
-    from twofold.report.store import Store
-
-    return Store(notify=lambda message: complain(message, "warning"))

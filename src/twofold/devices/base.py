@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from twofold.models.cache import CacheLayer
     from twofold.models.step import StepInput
 
+LOCAL_STEP_TOKENS = 512
+"""Tokens of a step on a machine that one person uses: a prompt in pieces short enough to let others in."""
+LOCAL_CACHE_TOKENS = 16_384
+"""Tokens that such a machine caches: enough for every default, little to allocate."""
+
 Confidence = Literal["measured", "calibrated", "datasheet"]
 
 
@@ -53,11 +58,13 @@ class OpTotals:
 @dataclass(slots=True)
 class StepCost:
     """One step: `seconds` from dispatch to result; `stages`: seconds per pipeline stage; `joules` where they
-    are known."""
+    are known; `launches`: ops that a modelled device executed, over all layers and stages (0 on a real one).
+    """
 
     seconds: float = 0.0
     joules: float | None = None
     stages: list[float] = field(default_factory=list)
+    launches: int = 0
 
 
 class Device(ABC):
@@ -66,10 +73,12 @@ class Device(ABC):
     real: tensors are computed and time passes by itself; otherwise `execute` returns None per output and time
     is charged.
     memory: capacity in bytes by memory space ("device", "host", "disk"). native_precision: of activations
-    where a plan leaves it open. resident_bytes: weights and cache of the deployed model; a cached memory
+    where a plan leaves it open. resident_bytes: weights of the deployed model; a cached memory
     system streams by its size. linkable: whether several of them can serve one model. cache_format: of cache
     entries where a plan leaves it open; None is the activations' precision. stored_weights: whether quantised
-    weights stay as a checkpoint stores them where a plan leaves it open.
+    weights stay as a checkpoint stores them where a plan leaves it open. step_tokens: tokens computed in a
+    step where a plan leaves it open. cache_tokens: most tokens that are cached where a plan names no memory;
+    None: as many as fit.
     totals: work and time by op kind since the last `reset_totals` (a real device fills seconds only while
     profiling). reference_ops: executions of ops, by name, that had no native kernel where others have one.
     """
@@ -84,6 +93,8 @@ class Device(ABC):
     linkable: bool = False
     cache_format: str | None = None
     stored_weights: bool = False
+    step_tokens: int = 2048
+    cache_tokens: int | None = None
 
     def __init__(self) -> None:
         self.totals: dict[str, OpTotals] = {}

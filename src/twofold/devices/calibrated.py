@@ -1,25 +1,39 @@
-"""A processor that was measured point by point: rates are read from the curves of its device file.
+"""A processor that was measured kernel by kernel: rates are read from the curves of its device file.
 
-An op takes the larger of computing and streaming, plus the share of the smaller that the larger does not
-hide, plus what calling it costs. Weights stream at the bandwidth of the working set that the deployed plan
-makes (`resident_bytes`), activations at that of their own size.
+A product takes the larger of computing and streaming its weights, plus the share of the smaller that the
+larger does not hide, plus what calling it costs. Weights stream at the bandwidth of the working set that all
+weights of the model make, since every step goes through them once. Attention takes what its sequences with
+one query take to read their cache, and what the others take to compute.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import log
 
+from twofold.devices.base import LOCAL_CACHE_TOKENS, LOCAL_STEP_TOKENS
+from twofold.devices.calibration import AttentionCurve
 from twofold.devices.curves import Curve
 from twofold.devices.links import Group
 from twofold.devices.roofline import Roofline
 from twofold.devices.schema import DeviceFile
 from twofold.ops.attention import Attention
-from twofold.ops.base import Cost, Op, Precision
+from twofold.ops.base import DEVICE, Cost, Op, Precision
+from twofold.ops.elementwise import Sample
+from twofold.ops.formats import get_format
 from twofold.ops.linear import ExpertMLP, Linear
+
+RECORDED_TOKENS = 128
+"""Tokens up to which a step is taken to be replayed from a recording. The device `cpu` records longer ones as
+well where they come again, but has room for few of them, and prompts rarely have equal lengths."""
 
 
 class Calibrated(Roofline):
-    """A device whose file holds curves; see `devices.schema.Curves`."""
+    """A device whose file holds curves; see `devices.calibration.Curves`. Limits that a plan leaves open are
+    those of the device `cpu`, for which it stands. Energy is that of the roofline of the same file."""
+
+    step_tokens = LOCAL_STEP_TOKENS
+    cache_tokens = LOCAL_CACHE_TOKENS
 
     def __init__(
         self,
@@ -32,7 +46,18 @@ class Calibrated(Roofline):
         assert file.curves is not None, f"{file.name} has no curves"
         self._curves = file.curves
         self._read = Curve.bandwidth(file.curves.read)
-        self._by_rows = {p: Curve.rate(points) for p, points in file.curves.matmul.items()}
+        self._products = {
+            name: [(log(c.size), Curve.rate(c.rate)) for c in curves]
+            for name, curves in file.curves.products.items()
+        }
+        self._cache_curves = {
+            name: (found, Curve.bandwidth(found.read), Curve.rate(found.queries))
+            for name, found in file.curves.attention.items()
+        }
+        self._kinds = {
+            name: (found.call, Curve(*zip(*found.rate, strict=True)))
+            for name, found in file.curves.kinds.items()
+        }
         super().__init__(file, groups, ranks=ranks, num_devices=num_devices)
 
     def stream_bandwidth(self, nbytes: int) -> float:
@@ -40,34 +65,95 @@ class Calibrated(Roofline):
         return self._read(nbytes)
 
     def roofs(self) -> tuple[dict[str, float], dict[str, float]]:
-        """The measured bandwidths of memory and cache, and the best FLOP/s by precision."""
-        read, matmul = self._curves.read, self._curves.matmul
+        """The measured bandwidths of memory and cache, and the best FLOP/s by format of the weights."""
+        read, products = self._curves.read, self._curves.products
         reads = {"memory": read[-1][1], "cache": max(y for _, y in read)}
-        return reads, {p: max(y for _, y in points) for p, points in matmul.items()}
+        return reads, {name: max(y for c in curves for _, y in c.rate) for name, curves in products.items()}
 
-    def _overhead_of(self, op: Op) -> float:
-        return self._curves.op.get(op.kind, self._overhead)
+    def _near(self, op: Op, cost: Cost, used: Precision, peak: float) -> tuple[float, str]:
+        """Seconds by the measured curves; kinds of ops that were not measured take what the roofline says."""
+        if isinstance(op, Linear | ExpertMLP):
+            seconds, bound = self._multiply(op, cost)
+        elif isinstance(op, Attention):
+            seconds, bound = self._attend(op, cost)
+        elif isinstance(op, Sample):
+            seconds, bound = op.rows * self._curves.sequence, "overhead"
+        elif op.kind in self._kinds:
+            call, rate = self._kinds[op.kind]
+            moved = cost.bytes_moved
+            busy = moved / rate(moved) if moved else 0.0
+            seconds, bound = call + busy, "memory" if busy > call else "overhead"
+        else:
+            return super()._near(op, cost, used, peak)
+        if getattr(op, "tokens", 0) > RECORDED_TOKENS:
+            seconds += self._curves.unrecorded
+        return seconds, bound
 
-    def _product_seconds(self, op: Op, cost: Cost, used: Precision, peak: float) -> float:
-        if isinstance(op, Attention):
-            return cost.flop / self._curves.attention_flops
-        curve = self._by_rows.get(used)
-        return cost.flop / (peak if curve is None else curve(_rows(op)))
+    def _activation_joules(self, nbytes: float) -> float:
+        return nbytes * self._energy.cache
 
-    def _stream_of(self, op: Op) -> float:
-        if not isinstance(op, Attention):
-            return self._stream
-        near, twice = self._curves.attention_read, self._curves.attention_gathers
-        return 1.0 / (1.0 / self._stream + 1.0 / near) if twice else min(self._stream, near)
+    def _multiply(self, op: Linear | ExpertMLP, cost: Cost) -> tuple[float, str]:
+        """Seconds of a product, and what bounds it."""
+        weights = sum(t.read for t in cost.traffic if t.role == "weights" and t.space == DEVICE)
+        stream = weights / self._stream
+        rows = op.tokens if isinstance(op, Linear) else max(1.0, op.pairs / max(op.touched, 1.0))
+        compute = cost.flop / self._product_rate(op, cost.precision, rows)
+        busy = max(compute, stream) + self._curves.exposed * min(compute, stream)
+        return busy + self._curves.call, "compute" if compute > stream else "memory"
 
-    def _activations(self, nbytes: float) -> tuple[float, float]:
-        return (nbytes / self._read(nbytes) if nbytes else 0.0), nbytes * self._cache_energy
+    def _product_rate(self, op: Linear | ExpertMLP, compute: str, rows: float) -> float:
+        """FLOP/s between the two sizes of matrices that were measured nearest to the op's."""
+        curves = self._product_curves(op.format.partition("+")[0], compute)
+        size = log(op.in_features * op.out_features if isinstance(op, Linear) else op.hidden * op.ffn)
+        (first, low), (last, top) = curves[0], curves[-1]
+        if size <= first or len(curves) == 1:
+            return low(rows)
+        share = min(1.0, (size - first) / (last - first))
+        return float(low(rows) ** (1.0 - share) * top(rows) ** share)
 
+    def _product_curves(self, format: str, compute: str) -> list[tuple[float, Curve]]:
+        """The curves of a weight format and precision: its own, else the nearest measured one's: of the same
+        precision before others, blocks for blocks, then by width."""
+        name = f"{format}:{compute}"
+        found = self._products.get(name)
+        if found is None:
+            wanted = get_format(format)
 
-def _rows(op: Op) -> float:
-    """Rows of activations that one matrix meets."""
-    if isinstance(op, Linear):
-        return op.tokens
-    if isinstance(op, ExpertMLP):
-        return max(1.0, op.pairs / max(op.touched, 1.0))
-    return 1.0
+            def distance(other: str) -> tuple[bool, bool, float]:
+                fmt, _, precision = other.partition(":")
+                theirs = get_format(fmt)
+                return (
+                    precision != compute,
+                    (theirs.block > 1) != (wanted.block > 1),
+                    abs(theirs.bits_per_element - wanted.bits_per_element),
+                )
+
+            found = self._products[name] = self._products[min(self._products, key=distance)]
+        return found
+
+    def _attend(self, op: Attention, cost: Cost) -> tuple[float, str]:
+        """Seconds of attention, and what bounds it."""
+        curve, read, rate = self._attention_curve(op.format)
+        totals = op.totals
+        several = totals.num_seqs - totals.singles
+        alone = totals.single_keys / totals.keys if totals.keys else 0.0
+        # As many layers as this op stands for read as much; a step comes back to a byte after all others.
+        near = read(self.resident_bytes + max(1, self._repeat * op.cache_bytes))
+        reading = alone * op.cache_bytes / near
+        computing = 0.0
+        if several:
+            share = (totals.pairs - totals.single_keys) / totals.pairs
+            computing = share * cost.flop / rate((totals.queries - totals.singles) / several)
+            if curve.gathers:
+                reading += (1.0 - alone) * op.cache_bytes / near
+        seconds = curve.call + totals.num_seqs * curve.sequence + reading + computing
+        return seconds, "compute" if computing > reading else "memory"
+
+    def _attention_curve(self, format: str) -> tuple[AttentionCurve, Curve, Curve]:
+        """What was measured for a cache format, for another of the same family ("kivi-2" for "kivi-8"), or
+        for the device's own."""
+        if format not in self._cache_curves:
+            family = format.partition("-")[0]
+            same = [name for name in self._cache_curves if name.partition("-")[0] == family]
+            format = same[0] if same else self.cache_format or ""
+        return self._cache_curves[format]

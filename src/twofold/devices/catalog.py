@@ -68,7 +68,10 @@ def get_device(name: str) -> DeviceFile:
         path = this_cpu_path()
         if not path.is_file():
             raise ValueError(f"{path} does not exist: run `twofold calibrate` to measure this machine first")
-        return read_device(path)
+        try:
+            return read_device(path)
+        except ValueError as error:
+            raise ValueError(f"{error}; run `twofold calibrate` again, which writes a new file") from None
     if key not in device_names():
         raise ValueError(f"unknown device {name!r}; {nearest(name, [*device_names(), THIS_CPU])}")
     return _catalogued(key)
@@ -114,7 +117,7 @@ def _with_generation(document: dict[str, Any], where: str) -> dict[str, Any]:
         raise ValueError(f"{where}: unknown efficiency {name!r}; {nearest(name, generation_names())}")
     shared = _generation(name)
     sources = {**shared.sources, **document.get("sources", {})}
-    return {**document, "efficiency": shared.efficiency, "sources": sources}
+    return {"generation": name, **document, "efficiency": shared.efficiency, "sources": sources}
 
 
 @cache

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from twofold.devices.calibrated import Calibrated
-from twofold.devices.links import Group, Link
+from twofold.devices.links import Group
 from twofold.devices.roofline import Roofline
 from twofold.devices.schema import DeviceFile
 
@@ -77,12 +77,12 @@ class Cluster:
         """The group of `size` ranks that stand `stride` apart."""
         local = min(size, max(1, self.per_node // stride))
         file = self.device
-        efficiency = file.efficiency.link.value
+        efficiency = file.efficiency.collective
         inner = outer = None
-        if file.link is not None:
-            inner = Link(file.link.bandwidth.value * efficiency, file.link.latency.value, file.link.direct)
-        if file.network is not None:
-            outer = Link(file.network.bandwidth.value * efficiency, file.network.latency.value, direct=True)
+        if (link := file.link) is not None:
+            inner = efficiency.within(link.bandwidth.value, link.latency.value, direct=link.direct)
+        if (network := file.network) is not None:
+            outer = efficiency.between(network.bandwidth.value, network.latency.value)
         if name == "pp":
             homes = [rank * stride // self.per_node for rank in range(size)]
             crossing = sum(a != b for a, b in pairwise(homes)) / (size - 1)

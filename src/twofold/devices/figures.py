@@ -87,6 +87,7 @@ def _reader(unit: str) -> BeforeValidator:
 Bytes = Annotated[Figure, _reader("B")]
 Bandwidth = Annotated[Figure, _reader("B/s")]
 FlopRate = Annotated[Figure, _reader("FLOP/s")]
+ElementRate = Annotated[Figure, _reader("/s")]
 Seconds = Annotated[Figure, _reader("s")]
 Watts = Annotated[Figure, _reader("W")]
 EnergyPerByte = Annotated[Figure, _reader("J/B")]

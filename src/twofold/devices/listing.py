@@ -7,6 +7,7 @@ from typing import Any
 from twofold.devices import catalog
 from twofold.devices.registry import MACHINES, REAL
 from twofold.devices.schema import DeviceFile
+from twofold.devices.uncertainty import Confidence, Standing, confidence_of
 
 _REAL = {"cpu": "this machine's processor", "cuda": "this machine's NVIDIA GPU"}
 
@@ -54,13 +55,18 @@ def _catalogued(name: str) -> dict[str, Any]:
         name,
         file.title,
         file.kind,
-        confidence=file.confidence,
+        confidence=_label(file.confidence, file.kind, file.generation, name),
         precisions=sorted(file.matmul),
         memory_bytes=round(file.memory.capacity.value),
         bandwidth=file.memory.bandwidth.value,
         peak={precision: figure.value for precision, figure in file.matmul.items()},
         source=_source(file),
     )
+
+
+def _label(confidence: Confidence, kind: str, generation: str, name: str) -> str:
+    """The label of predictions on a device: "not validated" where none of its kind was ever measured."""
+    return confidence_of(Standing(confidence, kind, generation, name, ""))
 
 
 def _source(file: DeviceFile) -> str:
@@ -76,7 +82,7 @@ def _machine(name: str) -> dict[str, Any]:
         name,
         str(getattr(about, "source", name)).split(",")[0],
         str(getattr(about, "kind", "machine")),
-        confidence=machine.confidence,
+        confidence=_label(machine.confidence, str(getattr(about, "kind", "machine")), "", name),
         precisions=list(getattr(about, "precisions", ())),
         memory_bytes=machine.memory["device"],
         source=str(getattr(about, "source", "")),

@@ -1,23 +1,29 @@
 """The base of all modelled devices: charges ops to a virtual clock instead of computing them.
 
 A subclass says what one op takes (`charge`). Charges of ops that recur (everything but attention, whose shape
-changes with every token) are remembered and only counted, and layers that cost the same are walked through
-once: that is what makes a trace of ten thousand requests affordable.
+changes with every token) are remembered and only counted, layers that cost the same are walked through once,
+and of a forward pass of a shape that was walked before only the attention is charged anew: that is what makes
+a trace of ten thousand requests affordable.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from twofold.devices.base import Device, LayerT, OpTotals, StepCost
+from twofold.devices.base import Device, LayerT, Model, OpTotals, StepCost
 from twofold.devices.clock import VirtualClock
+from twofold.devices.walk import Known, Walk
 from twofold.ops.attention import Attention
 from twofold.ops.base import Cost, Op
-from twofold.ops.movement import Send
 
-_REMEMBERED = 200_000
+if TYPE_CHECKING:
+    from twofold.models.cache import CacheLayer
+    from twofold.models.step import StepInput
+
+_REMEMBERED_OPS = 200_000
+_REMEMBERED_WALKS = 20_000
 
 
 class Charge(NamedTuple):
@@ -27,20 +33,6 @@ class Charge(NamedTuple):
     seconds: float
     joules: float
     bound: str
-
-
-class _Known:
-    """A charged op and how often it was executed since the totals were last asked for."""
-
-    __slots__ = ("bound", "calls", "cost", "ends_stage", "joules", "kind", "outputs", "seconds")
-
-    def __init__(self, op: Op, cost: Cost, charge: Charge) -> None:
-        self.kind = op.kind
-        self.cost = cost
-        self.seconds, self.joules, self.bound = charge
-        self.outputs = None if op.outputs == 1 else (None,) * op.outputs
-        self.ends_stage = isinstance(op, Send)
-        self.calls = 0
 
 
 class ModelledDevice(Device):
@@ -55,7 +47,12 @@ class ModelledDevice(Device):
 
     def __init__(self, *, idle_watts: float = 0.0, ranks: int = 1, step_overhead: float = 0.0) -> None:
         self._spent: dict[tuple[str, str], OpTotals] = {}
-        self._known: dict[Op, _Known] = {}
+        self._known: dict[Op, Known] = {}
+        # Walks of the model that was last run, by tokens and rows of logits; the one that is being recorded.
+        self._model: Model | None = None
+        self._walks: dict[tuple[int, int], Walk] = {}
+        self._walk: Walk | None = None
+        self._newest: tuple[Attention, Cost, Charge] | None = None
         super().__init__()
         self.clock = VirtualClock()
         self.idle_watts = idle_watts
@@ -64,9 +61,10 @@ class ModelledDevice(Device):
         self._repeat = 1
         self._seconds = 0.0
         self._joules = 0.0
+        self._launches = 0
         self._stages: list[float] = []
         self._stage_start = 0.0
-        self._walks: dict[int, tuple[Sequence[Any], list[tuple[Any, int]]]] = {}
+        self._alike: dict[int, tuple[Sequence[Any], list[tuple[Any, int]]]] = {}
 
     @abstractmethod
     def charge(self, op: Op, cost: Cost) -> Charge:
@@ -79,38 +77,99 @@ class ModelledDevice(Device):
 
     def execute(self, op: Op, *args: Any) -> Any:
         """Charge `op`; returns None for every tensor that a kernel would return."""
-        known = None if type(op) is Attention else self._known.get(op)
+        if type(op) is Attention:
+            return self._execute_attention(op)
+        known = self._known.get(op)
         if known is None:
             known = self._learn(op)
         repeat = self._repeat
+        if self._walk is not None:
+            self._walk.add(known, repeat)
+            return known.outputs
         known.calls += repeat
         self._seconds += known.seconds * repeat
         self._joules += known.joules * repeat
+        self._launches += repeat
         if known.ends_stage:
-            self._stages.append(self._seconds - self._stage_start)
-            self._stage_start = self._seconds
+            self._end_stage()
         return known.outputs
 
-    def _learn(self, op: Op) -> _Known:
-        """Charge an op for the first time. One that does not recur goes straight into the totals."""
+    def _execute_attention(self, op: Attention) -> None:
+        """Charge an op that recurs in the stages of one pass at most: it goes straight into the totals."""
+        assert self._walk is None, "attention depends on more than a pass's shape: it goes through `attend`"
+        if self._newest is None or op != self._newest[0]:
+            cost = op.cost()
+            self._newest = op, cost, self.charge(op, cost)
+        _, cost, charge = self._newest
+        repeat = self._repeat
+        self._seconds += charge.seconds * repeat
+        self._joules += charge.joules * repeat
+        self._launches += repeat
+        self._add(op.kind, cost, charge, repeat)
+
+    def _learn(self, op: Op) -> Known:
+        """Charge an op for the first time."""
+        if len(self._known) >= _REMEMBERED_OPS:
+            self.forget_charges()
         cost = op.cost()
-        known = _Known(op, cost, self.charge(op, cost))
-        if type(op) is Attention or len(self._known) >= _REMEMBERED:
-            self._add(known, self._repeat)
-        else:
-            self._known[op] = known
+        known = self._known[op] = Known(op, cost, self.charge(op, cost))
         return known
+
+    def _end_stage(self) -> None:
+        self._stages.append(self._seconds - self._stage_start)
+        self._stage_start = self._seconds
+
+    def forward(self, model: Model, step: StepInput) -> None:
+        """Charge a forward pass: its attention, and the sums of everything else, which are found by walking
+        through the model when a pass of that shape is seen first."""
+        if model is not self._model:
+            self._forget_walks()
+            self._model = model
+        shape = step.num_tokens, step.num_logits
+        walk = self._walks.get(shape)
+        if walk is None:
+            walk = self._walk_through(model, step)
+            if len(self._walks) >= _REMEMBERED_WALKS:
+                self._forget_walks()
+            self._walks[shape] = walk
+        walk.calls += 1
+        for stage in walk.stages:
+            self._seconds += stage.seconds
+            self._joules += stage.joules
+            self._launches += stage.launches
+            for cache, repeat in stage.attention:
+                self._repeat = repeat
+                cache.attend(self, step, None, None, None)
+            if stage.ends:
+                self._end_stage()
+        self._repeat = 1
+
+    def _walk_through(self, model: Model, step: StepInput) -> Walk:
+        """A pass of that shape. Nothing is charged for."""
+        self._walk = walk = Walk()
+        try:
+            model.forward(step, self)
+        finally:
+            self._walk = None
+        return walk
+
+    def attend(self, cache: CacheLayer, step: StepInput, q: Any, k: Any, v: Any) -> Any:
+        """Charge the ops of `cache`'s choice; during a walk, only note that it attends."""
+        if self._walk is None:
+            return cache.attend(self, step, q, k, v)
+        self._walk.stages[-1].attention.append((cache, self._repeat))
+        return None
 
     def each(self, layers: Sequence[LayerT]) -> Iterator[LayerT]:
         """One layer of each signature; its ops are charged as often as the signature occurs in `layers`."""
-        walk = self._walks.get(id(layers))
-        if walk is None or walk[0] is not layers:
+        alike = self._alike.get(id(layers))
+        if alike is None or alike[0] is not layers:
             counts: dict[object, list[Any]] = {}
             for layer in layers:
                 counts.setdefault(layer.signature, [layer, 0])[1] += 1
-            walk = (layers, [(layer, n) for layer, n in counts.values()])
-            self._walks[id(layers)] = walk
-        for layer, count in walk[1]:
+            alike = (layers, [(layer, n) for layer, n in counts.values()])
+            self._alike[id(layers)] = alike
+        for layer, count in alike[1]:
             self._repeat = count
             yield layer
         self._repeat = 1
@@ -121,25 +180,26 @@ class ModelledDevice(Device):
         """Start a step; `step_overhead` seconds of host work belong to each."""
         self._seconds = self.step_overhead
         self._joules = 0.0
+        self._launches = 0
         self._stages = []
         self._stage_start = 0.0
 
     def end_step(self) -> StepCost:
         """The step's cost. The caller moves the clock: a pipelined engine overlaps steps."""
         stages = [*self._stages, self._seconds - self._stage_start]
-        return StepCost(self._seconds, self._joules * self.ranks + self.idle_watts * self._seconds, stages)
+        joules = self._joules * self.ranks + self.idle_watts * self._seconds
+        return StepCost(self._seconds, joules, stages, self._launches)
 
     # --- totals ---
 
-    def _add(self, known: _Known, calls: int) -> None:
-        key = (known.kind, known.bound)
+    def _add(self, kind: str, cost: Cost, charge: Charge, calls: int) -> None:
+        key = (kind, charge.bound)
         totals = self._spent.get(key)
         if totals is None:
             totals = self._spent[key] = OpTotals()
-        cost = known.cost
         totals.calls += calls
-        totals.seconds += known.seconds * calls
-        totals.joules += known.joules * calls * self.ranks
+        totals.seconds += charge.seconds * calls
+        totals.joules += charge.joules * calls * self.ranks
         totals.flop += cost.flop * calls
         totals.vector_flop += cost.vector_flop * calls
         totals.bytes_moved += cost.bytes_moved * calls
@@ -149,14 +209,24 @@ class ModelledDevice(Device):
         """Totals by kind and bound, with all counted executions added."""
         for known in self._known.values():
             if known.calls:
-                self._add(known, known.calls)
+                self._add(known.kind, known.cost, known.charge, known.calls)
                 known.calls = 0
+        for walk in self._walks.values():
+            if walk.calls:
+                for known, repeat in walk.ops:
+                    self._add(known.kind, known.cost, known.charge, repeat * walk.calls)
+                walk.calls = 0
         return self._spent
+
+    def _forget_walks(self) -> None:
+        self._settle()
+        self._walks = {}
 
     def forget_charges(self) -> None:
         """Charge every op anew from here on: for subclasses whose charges have changed."""
-        self._settle()
+        self._forget_walks()
         self._known = {}
+        self._newest = None
 
     @property
     def totals(self) -> dict[str, OpTotals]:

@@ -1,11 +1,9 @@
-"""A device described by its peaks: seconds are the larger of compute and memory time, plus the share of the
-smaller that the larger does not hide, plus what an op costs besides.
+"""A device described by its peaks and by how ops of each kind use them.
 
-compute = matrix FLOP / (peak · efficiency of the shape) + elementwise FLOP / vector rate
-
-memory = the slowest memory space, where a space takes its bytes / its bandwidth
-
-(Williams, Waterman, Patterson, "Roofline: an insightful visual performance model", CACM 2009.)
+Matrix products, attention and elementwise ops each have a model of their own (`devices.efficiency`), which
+bounds them by compute, by memory and by a fixed time (Williams, Waterman, Patterson, "Roofline: an insightful
+visual performance model", CACM 2009). Data in other memory spaces (host, disk) come over their link at the
+same time.
 
 Weights and cache stream from the memory unless the whole deployed plan (`resident_bytes`) fits the cache;
 activations come from the cache as far as they fit. Energy is counted per FLOP and per byte by memory level;
@@ -15,10 +13,15 @@ idle power comes on top per step.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import get_args
 
 from twofold.devices.catalog import energy_table
-from twofold.devices.gemm import tiled_flop
+from twofold.devices.efficiency.attention import AttentionTime
+from twofold.devices.efficiency.elementwise import ElementwiseTime
+from twofold.devices.efficiency.energy import EnergyModel
+from twofold.devices.efficiency.machine import Machine
+from twofold.devices.efficiency.products import ProductTime
 from twofold.devices.links import Group, collective_seconds
 from twofold.devices.modelled import Charge, ModelledDevice
 from twofold.devices.precision import NATIVE, WIDER
@@ -64,16 +67,14 @@ class Roofline(ModelledDevice):
         self.stored_weights = file.stored_weights
         self.cache_format = file.cache_format
         self.native_precision = next((p for p in NATIVE if p in file.matmul), "fp32")
-        self._overhead = eff.op.value
-        self._exposed = eff.exposed.value
-        self._collective = eff.collective.value
-        self._vector = file.vector.value * eff.vector.value
-        self._attention = eff.attention.value
+        machine = Machine.of(file)
+        self.products = ProductTime(eff.products, machine)
+        self.elementwise = ElementwiseTime(eff.elementwise, machine)
+        self.attention = AttentionTime(eff.attention, machine)
+        self._cache_capacity = machine.cache_capacity
+        self._energy = EnergyModel(file, energy_table())
         self._rates = self._make_rates()
-        self._set_energy()
         self._set_stores()
-        self._memory_bandwidth = file.memory.bandwidth.value * eff.memory.value
-        self._cache_capacity, self._cache_bandwidth = self._cache()
         self.resident_bytes = 0
 
     # --- what is read from the file once ---
@@ -81,32 +82,18 @@ class Roofline(ModelledDevice):
     def _make_rates(self) -> dict[Precision, tuple[float, float, Precision]]:
         """By precision: peak FLOP/s, joules per FLOP, and the precision that is used for it."""
         file = self.file
-        span = file.power.limit.value - file.power.idle.value
         rates: dict[Precision, tuple[float, float, Precision]] = {}
         for precision in get_args(Precision):
             for used in (precision, *WIDER[precision]):
                 if used in file.matmul:
-                    peak = file.matmul[used].value
-                    own = file.energy.flop.get(used)
-                    rates[precision] = (peak, own.value if own else span / peak, used)
+                    rates[precision] = (file.matmul[used].value, self._energy.flop(used), used)
                     break
             else:
                 if (
                     precision != "fp64"
                 ):  # matrix products without matrix units run on the vector units, in fp32
-                    rates[precision] = (file.vector.value, span / file.vector.value, "fp32")
+                    rates[precision] = (file.vector.value, self._energy.vector, "fp32")
         return rates
-
-    def _set_energy(self) -> None:
-        file, table = self.file, energy_table()
-        span = file.power.limit.value - file.power.idle.value
-        own = file.energy
-        self._vector_energy = own.vector_flop.value if own.vector_flop else span / file.vector.value
-        self._memory_energy = (own.memory or table.memory[file.memory.technology]).value
-        self._cache_energy = (own.cache or table.cache).value
-        self._host_energy = table.link["pcie"].value
-        link = "ethernet" if file.link is None else file.link.technology
-        self._link_energy = (own.link or table.link[link]).value
 
     def _set_stores(self) -> None:
         """Bandwidth of host memory and disk; disk data pass the host's link too, where there is one."""
@@ -117,13 +104,6 @@ class Roofline(ModelledDevice):
         if disk is not None:
             slowest = min(disk.bandwidth.value, host.bandwidth.value) if host else disk.bandwidth.value
             self._stores[DISK] = (slowest, disk.latency.value if disk.latency else 0.0)
-
-    def _cache(self) -> tuple[float, float]:
-        """Capacity and reached bandwidth of the cache; (0, …) where nothing is known of it."""
-        cache, eff = self.file.cache, self.file.efficiency
-        if cache is None or cache.bandwidth is None:
-            return 0.0, self._memory_bandwidth
-        return cache.capacity.value, cache.bandwidth.value * eff.cache.value
 
     # --- what the deployed plan sets ---
 
@@ -141,18 +121,15 @@ class Roofline(ModelledDevice):
 
     def stream_bandwidth(self, nbytes: int) -> float:
         """Bytes/s at which `nbytes` that are gone through again and again are read."""
-        return self._cache_bandwidth if nbytes <= self._cache_capacity else self._memory_bandwidth
+        return self.products.bandwidth(nbytes)
 
     def roofs(self) -> tuple[dict[str, float], dict[str, float]]:
         """Bytes/s by memory level and FLOP/s by precision that can be reached: what a roofline plot is
         bounded by."""
-        reads = {"memory": self._memory_bandwidth}
+        reads = {"memory": self.products.memory_bandwidth}
         if self._cache_capacity:
-            reads["cache"] = self._cache_bandwidth
-        peaks: dict[str, float] = {
-            p: f.value * self.file.efficiency.matmul.value for p, f in self.file.matmul.items()
-        }
-        return reads, peaks
+            reads["cache"] = self.products.cache_bandwidth
+        return reads, {p: f.value * self.products.matrix for p, f in self.file.matmul.items()}
 
     @property
     def bandwidth(self) -> float:
@@ -166,92 +143,50 @@ class Roofline(ModelledDevice):
         device lacks."""
         if isinstance(op, Collective):
             return self._charge_collective(op, cost)
-        seconds, joules = self._traffic(op, cost)
-        compute = cost.vector_flop / self._vector
-        joules += cost.vector_flop * self._vector_energy
+        far, joules = self._traffic(op, cost)
+        joules += cost.vector_flop * self._energy.vector
+        peak, used = 0.0, cost.precision
         if cost.flop:
-            flop_seconds, flop_joules = self._matmul(op, cost)
-            compute += flop_seconds
-            joules += flop_joules
-        overhead = self._overhead_of(op)
-        if compute > seconds:
-            busy, bound = compute + self._exposed * seconds, "compute"
-        else:
-            busy, bound = seconds + self._exposed * compute, "memory"
-        return Charge(busy + overhead, joules, "overhead" if overhead > busy else bound)
+            peak, energy, used = self._rate(op, cost)
+            joules += cost.flop * energy
+        seconds, bound = self._near(op, cost, used, peak)
+        if far > seconds:
+            seconds, bound = far, "memory"
+        return Charge(seconds, self._energy.of_op(joules, seconds), bound)
 
-    def _overhead_of(self, op: Op) -> float:
-        """Seconds that `op` costs besides its work."""
-        return self._overhead
-
-    def _stream_of(self, op: Op) -> float:
-        """Bytes/s at which `op` reads weights and cache."""
-        return self._stream
-
-    def _matmul(self, op: Op, cost: Cost) -> tuple[float, float]:
-        """Seconds and joules of the matrix FLOP."""
+    def _rate(self, op: Op, cost: Cost) -> tuple[float, float, Precision]:
+        """Peak FLOP/s, joules per FLOP and precision of the matrix FLOP of `op`."""
         try:
-            peak, energy, used = self._rates[cost.precision]
+            return self._rates[cost.precision]
         except KeyError:
             raise ValueError(
                 f"{self.name} cannot multiply in {cost.precision} (asked by {type(op).__name__}); "
                 f"it offers {', '.join(sorted(self.file.matmul))}"
             ) from None
-        joules = cost.flop * energy
-        return self._product_seconds(op, cost, used, peak), joules
 
-    def _product_seconds(self, op: Op, cost: Cost, used: Precision, peak: float) -> float:
-        """Seconds of the matrix FLOP, done in precision `used` at `peak` FLOP/s."""
+    def _near(self, op: Op, cost: Cost, used: Precision, peak: float) -> tuple[float, str]:
+        """Seconds of `op` on the units and the device's own memory, its matrix FLOP done in `used` at `peak`
+        FLOP/s, and what bounds it."""
         if isinstance(op, Attention):
-            return cost.flop / (peak * self._attention)
-        # Vector units, which stand in where the matrix units lack a precision, have no tiles to fill.
-        flop = self._occupied(op, cost) if used in self.file.matmul else cost.flop
-        return flop / (peak * self.file.efficiency.matmul.value)
-
-    def _occupied(self, op: Op, cost: Cost) -> float:
-        """FLOP that the matrix units are kept busy for, those lost to tiles and waves included."""
-        eff = self.file.efficiency
-        if not eff.tiles:
-            return cost.flop
-        assert eff.split_depth is not None
-        units, split = int(self.file.units.count.value), int(eff.split_depth.value)
-        if isinstance(op, Linear):
-            depth, cols = op.in_features // op.groups, op.out_features // op.groups
-            return tiled_flop(
-                op.tokens, depth, cols, units=units, tiles=eff.tiles, split_depth=split, batch=op.groups
-            )
-        if isinstance(op, ExpertMLP):
-            experts = max(op.touched, 1.0)
-            rows = -(-op.pairs // int(experts))
-            up = tiled_flop(
-                rows,
-                op.hidden,
-                op.ffn * (op.matrices - 1),
-                units=units,
-                tiles=eff.tiles,
-                split_depth=split,
-                batch=experts,
-            )
-            down = tiled_flop(
-                rows, op.ffn, op.hidden, units=units, tiles=eff.tiles, split_depth=split, batch=experts
-            )
-            return max(up + down, cost.flop)
-        return cost.flop
+            return self.attention.seconds(op, cost, peak, self._resident)
+        if isinstance(op, Linear | ExpertMLP):
+            seconds, bound = self.products.seconds(op, used, peak, self._resident)
+            kernels, nbytes = self.products.passes(op)
+            if kernels:
+                seconds += self.elementwise.passes(kernels, nbytes, cost.vector_flop)
+            return seconds, bound
+        return self.elementwise.seconds(op, cost)
 
     def _traffic(self, op: Op, cost: Cost) -> tuple[float, float]:
-        """Seconds of the slowest memory space and joules of all."""
-        near = joules = far = 0.0
-        stream = self._stream_of(op)
+        """Seconds of the slowest memory space beside the device's own, and joules of all."""
+        joules = far = 0.0
         for role, read, written, space in cost.traffic:
             nbytes = read + written
             if space == DEVICE:
                 if role == "activations":
-                    seconds, energy = self._activations(nbytes)
-                    near += seconds
-                    joules += energy
+                    joules += self._activation_joules(nbytes)
                 else:
-                    near += nbytes / stream
-                    joules += nbytes * self._memory_energy
+                    joules += nbytes * self._energy.memory
             elif nbytes:
                 if space not in self._stores:
                     raise ValueError(
@@ -260,17 +195,13 @@ class Roofline(ModelledDevice):
                     )
                 bandwidth, latency = self._stores[space]
                 far = max(far, nbytes / bandwidth + latency)
-                joules += nbytes * (self._host_energy + self._memory_energy)
-        return max(near, far), joules
+                joules += nbytes * (self._energy.host + self._energy.memory)
+        return far, joules
 
-    def _activations(self, nbytes: float) -> tuple[float, float]:
-        """Seconds and joules of activations: from the cache as far as they fit, the rest from memory."""
+    def _activation_joules(self, nbytes: float) -> float:
+        """Joules of moving activations: those that fit stay in the cache."""
         cached = min(nbytes, self._cache_capacity)
-        rest = nbytes - cached
-        seconds = cached / self._cache_bandwidth
-        if rest:
-            seconds += rest / self._memory_bandwidth
-        return seconds, cached * self._cache_energy + rest * self._memory_energy
+        return cached * self._energy.cache + (nbytes - cached) * self._energy.memory
 
     def _charge_collective(self, op: Collective, cost: Cost) -> Charge:
         group = self.groups.get(op.group)
@@ -279,6 +210,8 @@ class Roofline(ModelledDevice):
                 f"{self.name} stands alone, but {type(op).__name__} wants {op.world} devices "
                 f"in group {op.group!r}: deploy the plan on a cluster with {op.group}={op.world}"
             )
-        seconds = collective_seconds(op, group) + self._collective
-        joules = cost.sent * self._link_energy
-        return Charge(seconds, joules, "link" if seconds > 2 * self._collective else "overhead")
+        seconds = collective_seconds(op, group)
+        joules = cost.sent * self._energy.link
+        joules = self._energy.of_op(joules, seconds)
+        empty = collective_seconds(replace(op, nbytes=0), group)
+        return Charge(seconds, joules, "link" if seconds > 2 * empty else "overhead")

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import pairwise
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from twofold.devices.calibration import Curves
+from twofold.devices.efficiency.attention import AttentionEfficiency
+from twofold.devices.efficiency.collective import CollectiveEfficiency
+from twofold.devices.efficiency.elementwise import ElementwiseEfficiency
+from twofold.devices.efficiency.energy import DynamicEnergy
+from twofold.devices.efficiency.products import ProductEfficiency
 from twofold.devices.figures import (
     Bandwidth,
     Bytes,
@@ -17,11 +22,11 @@ from twofold.devices.figures import (
     Figure,
     FlopRate,
     Money,
-    Ratio,
     Seconds,
     Strict,
     Watts,
 )
+from twofold.devices.microbench import Microbenchmarks
 from twofold.errors import nearest
 from twofold.ops.base import Precision
 
@@ -96,27 +101,18 @@ class Energy(Strict):
 
 
 class Efficiency(Strict):
-    """How much of the peaks is reached, and what an op costs besides. Shared by the devices of a generation.
+    """How ops of each kind use a device. Shared by the devices of a generation.
 
-    matmul, vector, attention, memory, cache, link: share of the peak rate at large sizes (attention: of the
-    matrix rate, in prefill); exposed: share of the shorter of compute and memory time that the longer does
-    not hide; tiles: [rows, columns] of an output tile that one unit computes, from which the best is taken;
-    split_depth: the least depth of a product that is worth splitting over units; op: seconds per op;
-    collective: seconds per collective; step: seconds of host work per step.
+    products, elementwise, attention, collective: see the classes; step: seconds of host work per step;
+    energy: what the chip draws while it works.
     """
 
-    matmul: Ratio
-    attention: Ratio
-    vector: Ratio
-    memory: Ratio
-    exposed: Ratio
-    cache: Ratio
-    link: Ratio
-    tiles: list[tuple[int, int]] = Field(default_factory=list)
-    split_depth: Count | None = None
-    op: Seconds
-    collective: Seconds
+    products: ProductEfficiency
+    elementwise: ElementwiseEfficiency
+    attention: AttentionEfficiency
+    collective: CollectiveEfficiency
     step: Seconds
+    energy: DynamicEnergy | None = None
 
 
 class Generation(Strict):
@@ -125,33 +121,6 @@ class Generation(Strict):
     name: str
     sources: dict[str, str]
     efficiency: Efficiency
-
-
-class Curves(Strict):
-    """What a calibration measured point by point; straight lines between the points on logarithmic scales.
-
-    read: (working set in bytes, bytes/s); matmul: by precision (rows of activations, FLOP/s) for products
-    whose weights are cached; attention_flops: FLOP/s of attention over many queries; attention_read: bytes/s
-    at which it reads the cache for few, when they are cached; attention_gathers: whether it first copies what
-    it reads, so that both passes take their time; op: seconds per op by kind, at one token.
-    """
-
-    source: str
-    read: list[tuple[float, float]]
-    matmul: dict[Precision, list[tuple[float, float]]]
-    attention_flops: float
-    attention_read: float
-    attention_gathers: bool
-    op: dict[str, float] = Field(default_factory=dict)
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Curves:
-        for name, points in [("read", self.read), *self.matmul.items()]:
-            if not points or any(a[0] >= b[0] for a, b in pairwise(points)):
-                raise ValueError(f"curve {name!r} needs points in ascending order")
-            if any(x <= 0 or y <= 0 for x, y in points):
-                raise ValueError(f"curve {name!r} holds a value that is not positive")
-        return self
 
 
 class Price(Strict):
@@ -165,13 +134,15 @@ class DeviceFile(Strict):
     """One device. matmul: dense matrix FLOP/s by precision, without sparsity; vector: elementwise FLOP/s
     (fp32).
 
-    efficiency: the name of a generation's file, or the section itself. stored_weights, cache_format: how
-    weights and cache entries are held where a plan leaves it open, see `devices.base.Device`.
+    efficiency: the name of a generation's file, or the section itself; generation: whose efficiencies these
+    are, that name by default. stored_weights, cache_format: how weights and cache entries are held where a
+    plan leaves it open, see `devices.base.Device`.
     """
 
     name: str
     title: str
     kind: Kind
+    generation: str = ""
     confidence: Literal["datasheet", "calibrated"] = "datasheet"
     sources: dict[str, str]
     efficiency: Efficiency
@@ -190,6 +161,7 @@ class DeviceFile(Strict):
     stored_weights: bool = False
     cache_format: str | None = None
     price: Price | None = None
+    microbenchmarks: Microbenchmarks | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> DeviceFile:

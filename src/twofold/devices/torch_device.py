@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 import twofold.kernels.reference  # noqa: F401  (fills the registry)
-from twofold.devices.base import Device, LayerT, OpTotals, StepCost
+from twofold.devices.base import LOCAL_CACHE_TOKENS, LOCAL_STEP_TOKENS, Device, LayerT, OpTotals, StepCost
 from twofold.devices.clock import WallClock
 from twofold.kernels.registry import REFERENCE, Kernel
 from twofold.ops.attention import Attention
@@ -26,6 +26,8 @@ class TorchDevice(Device):
 
     real = True
     confidence = "measured"
+    step_tokens = LOCAL_STEP_TOKENS
+    cache_tokens = LOCAL_CACHE_TOKENS
 
     def __init__(self, name: str = "cpu", *, profile: bool = False) -> None:
         super().__init__()

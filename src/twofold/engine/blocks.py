@@ -122,10 +122,10 @@ class BlockManager:
         """Give back everything the request holds. Cached content stays findable until its blocks are needed:
         the end of a sequence is overwritten before its beginning, which more requests may share."""
         table = request.block_table
-        if self.prefix_caching:
+        if request.chain:
             while table:
                 self._release(table.pop())
-        else:
+        else:  # nobody shares its blocks, and none of them can be found
             refs = self._refs
             for block in table:
                 refs[block] = 0

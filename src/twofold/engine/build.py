@@ -9,17 +9,20 @@ from dataclasses import dataclass, replace
 import torch
 
 from twofold.devices.base import Device
+from twofold.devices.modelled import ModelledDevice
 from twofold.engine.active import Active, activate, the_one
 from twofold.engine.blocks import BlockManager
 from twofold.engine.cache_format import cache_scheme, decide_format
 from twofold.engine.engine import Engine
 from twofold.engine.fit import smallest_change
+from twofold.engine.host import Host
 from twofold.engine.memory import DoesNotFitError, MemoryPlan, plan_memory
 from twofold.engine.policy import POLICIES
 from twofold.engine.runner import Runner
 from twofold.engine.scheduler import Scheduler
 from twofold.engine.scheduler_config import SchedulerConfig
-from twofold.engine.weight_format import decide_stored
+from twofold.engine.serving_profile import PLAIN, get_serving, served
+from twofold.engine.weight_format import decide_weights, weight_scheme
 from twofold.models.build import ModelOptions, build_model
 from twofold.models.cache import CacheSize
 from twofold.models.parallel import Parallel
@@ -39,9 +42,6 @@ DEFAULT_BLOCK_SIZE = 16
 FEW_SEQS, MOST_SEQS = 16, 256
 """Sequences at once where a plan leaves it open: few where it keeps a stated number of requests going, else
 many."""
-DEFAULT_REAL_CACHE_TOKENS = 16_384
-"""A real device without a stated memory limit caches at most this many tokens: enough for every default,
-little to allocate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Limits:
     """The plan's engine limits with every default decided.
 
     cache_format: how cache entries are stored: a native format, the activations' own, or a technique's name.
-    stored_weights: whether quantised matrices stay as the checkpoint stores them.
+    weights: "stored" or "dense", or the kind of quantised checkpoint that the plan names.
     """
 
     precision: Precision
@@ -59,7 +59,7 @@ class Limits:
     max_context: int
     capacity: int
     cache_format: str
-    stored_weights: bool
+    weights: str
 
 
 def make_techniques(plan: Plan, spec: ModelSpec) -> list[Technique]:
@@ -93,6 +93,7 @@ def build_engine(
             f"{spec.name} is known by its architecture only; it can be predicted, but running it needs "
             "weights"
         )
+    plan = served(plan)
     techniques = make_techniques(plan, spec)
     if device.real and any(t.needs_calibration for t in techniques):
         if calibration is None:
@@ -106,7 +107,7 @@ def build_engine(
     limits = decide_limits(plan, device, spec, actives, checkpoint)
     model = _model(plan, device, spec, checkpoint, actives, limits, progress)
     try:
-        memory = _memory(plan, device, model, limits)
+        memory = memory_for(plan, device, model, limits)
     except DoesNotFitError as error:
         change = smallest_change(plan, spec, lambda p: _fits(p, device, spec, checkpoint))
         raise DoesNotFitError(f"{spec.name} does not fit on {device.name}: {error}. {change}") from None
@@ -121,23 +122,24 @@ def decide_limits(
     checkpoint: Checkpoint | None = None,
 ) -> Limits:
     """Every engine default that the plan leaves open."""
+    plan = served(plan)
     e = plan.engine
     multiple = max([getattr(a.cache, "block_multiple", 1) for a in actives], default=1)
     load = plan.workload
     closed = load.rate is None and (load.trace is None or load.concurrency is not None)
     few = min(MOST_SEQS, max(FEW_SEQS, load.concurrency or 1))
-    seqs = e.max_num_seqs or (few if closed or device.real else MOST_SEQS)
+    seqs = e.max_num_seqs or (MOST_SEQS if device.cache_tokens is None and not closed else few)
     precision = plan.precision if plan.precision != "auto" else device.native_precision
     block_size = e.block_size or max(DEFAULT_BLOCK_SIZE, multiple)
     return Limits(
         precision,
         block_size,
         seqs,
-        e.max_num_batched_tokens or max(seqs, 512 if device.real else 2048),
+        e.max_num_batched_tokens or max(seqs, device.step_tokens),
         min(e.max_context or spec.max_context, spec.max_context),
         e.memory or int(device.memory["device"] * e.memory_share),
         decide_format(plan, device, spec, actives, precision, block_size),
-        decide_stored(plan, device, checkpoint),
+        decide_weights(plan, device, checkpoint),
     )
 
 
@@ -176,13 +178,13 @@ def _options(
     plan: Plan, actives: Sequence[Active], limits: Limits, checkpoint: Checkpoint | None, *, load: bool
 ) -> ModelOptions:
     stored = None
-    if limits.stored_weights:
+    if limits.weights == "stored":
         assert checkpoint is not None
         stored = StoredWeights(checkpoint, load=load, exact=plan.engine.kernels == "native-fp32")
     return ModelOptions(
         limits.precision,
         Parallel(**plan.parallel.model_dump()),
-        the_one([a.weights for a in actives]),
+        weight_scheme(limits.weights, actives),
         the_one([a.cache for a in actives]) or cache_scheme(limits.cache_format),
         the_one([a.selection for a in actives]),
         limits.block_size,
@@ -191,15 +193,15 @@ def _options(
     )
 
 
-def _memory(plan: Plan, device: Device, model: Transformer, limits: Limits) -> MemoryPlan:
+def memory_for(plan: Plan, device: Device, model: Transformer, limits: Limits) -> MemoryPlan:
+    """What `model` holds on `device` under `limits`; DoesNotFitError where the plan's longest request has no
+    room."""
     load = plan.workload
     synthetic = load.trace is None and load.prompts is None
     longest = min(limits.max_context, load.prompt + load.output) if synthetic else 2 * limits.block_size
     most = limits.max_num_seqs * limits.max_context
-    if device.real and plan.engine.memory is None:
-        most = min(
-            most, max(DEFAULT_REAL_CACHE_TOKENS, longest * min(limits.max_num_seqs, load.concurrency or 1))
-        )
+    if device.cache_tokens is not None and plan.engine.memory is None:
+        most = min(most, max(device.cache_tokens, longest * min(limits.max_num_seqs, load.concurrency or 1)))
     return plan_memory(
         model,
         limits.capacity,
@@ -222,7 +224,7 @@ def _fits(plan: Plan, device: Device, spec: ModelSpec, checkpoint: Checkpoint | 
         actives = [activate(t, real=False, overrides=plan.behaviour, recorded={}) for t in techniques]
         limits = decide_limits(plan, device, spec, actives, checkpoint)
         options = _options(plan, actives, limits, checkpoint, load=False)
-        _memory(plan, device, build_model(spec, options), limits)
+        memory_for(plan, device, build_model(spec, options), limits)
     except ValueError:
         return False
     return True
@@ -261,14 +263,16 @@ def _assemble(
     )
     modelled = the_one([a.modelled_drafter for a in actives])
     size = CacheSize(memory.num_blocks, limits.block_size, limits.max_num_seqs)
-    device.resident_bytes = model.weight_bytes() + memory.cache
+    device.resident_bytes = model.weight_bytes()
     return Engine(
         Scheduler(config, blocks, policy),
         Runner(model, device, size, num_host_blocks=host_blocks, drafts=modelled),
         actives=actives,
         tokenizer=None if checkpoint is None else checkpoint.tokenizer,
         memory=memory,
+        host=_host(plan, device),
         derived={
+            "serving": plan.engine.serving,
             "precision": limits.precision,
             "block_size": limits.block_size,
             "max_num_seqs": limits.max_num_seqs,
@@ -280,7 +284,14 @@ def _assemble(
             "prefix_caching": prefix_caching,
             "policy": policy.name,
             "cache_format": limits.cache_format,
-            "weights": "stored" if limits.stored_weights else "dense",
+            "weights": limits.weights,
             **device.settings(),
         },
     )
+
+
+def _host(plan: Plan, device: Device) -> Host | None:
+    """The host's part in a prediction; a real one takes its own time."""
+    if not isinstance(device, ModelledDevice) or plan.engine.serving == PLAIN:
+        return None
+    return Host(get_serving(plan.engine.serving), device.idle_watts)

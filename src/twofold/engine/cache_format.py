@@ -9,6 +9,7 @@ from twofold.engine.active import Active, the_one
 from twofold.kernels.cpu.cache import NativeCacheScheme, unfit
 from twofold.kernels.cpu.cache_formats import FORMATS
 from twofold.models.cache import CacheScheme, Heads
+from twofold.models.fp8_cache import Fp8CacheScheme
 from twofold.models.spec import ModelSpec
 from twofold.models.weights import ACT_BYTES
 from twofold.ops.base import Precision
@@ -40,6 +41,12 @@ def decide_format(
                 "drop one of them, or use cache_format 'auto'"
             )
         return own
+    if asked == Fp8CacheScheme.name:
+        if device.real:
+            raise ValueError(
+                "cache_format 'fp8' can be predicted, not run here; use 'int8', or cache_format 'auto'"
+            )
+        return asked
     reason = unfit(_heads(spec, plan, precision), block_size)
     if asked == "auto":
         suits = device.cache_format is not None and reason is None and precision == "fp32"
@@ -57,7 +64,9 @@ def decide_format(
 
 
 def cache_scheme(cache_format: str) -> CacheScheme | None:
-    """The scheme of a native format; None where the cache is in the activations' precision."""
+    """The scheme of a format; None where the cache is in the activations' precision."""
+    if cache_format == Fp8CacheScheme.name:
+        return Fp8CacheScheme()
     return NativeCacheScheme(cache_format) if cache_format in FORMATS else None
 
 

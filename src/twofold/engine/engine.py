@@ -7,22 +7,22 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import torch
 
 from twofold.engine.active import Active
+from twofold.engine.arrivals import Arrivals, Prompt
+from twofold.engine.coasting import CoastingLoop
+from twofold.engine.host import Host
 from twofold.engine.integrity import check
-from twofold.engine.loop import EngineTotals, StepLoop, StepRecord
 from twofold.engine.memory import MemoryPlan
 from twofold.engine.output import Completion, OutputBuilder
 from twofold.engine.request import Request, SamplingParams
 from twofold.engine.runner import Runner
 from twofold.engine.scheduler import Scheduler
+from twofold.engine.totals import EngineTotals, StepRecord
 from twofold.models.tensors import Tokenizer
 
 __all__ = ["Engine", "EngineTotals", "Prompt", "StepRecord"]
 
-Prompt = str | Sequence[int] | int
-"""Text, token ids, or (in predictions) a number of tokens."""
 
-
-class Engine(StepLoop):
+class Engine(CoastingLoop):
     """Runs requests.
 
     actives: the techniques that are on; memory: what was planned; derived: the defaults that were decided.
@@ -37,9 +37,10 @@ class Engine(StepLoop):
         tokenizer: Tokenizer | None = None,
         memory: MemoryPlan,
         derived: dict[str, object],
+        host: Host | None = None,
         record_steps: bool = False,
     ) -> None:
-        super().__init__(scheduler, runner, actives, record_steps=record_steps)
+        super().__init__(scheduler, runner, actives, host=host, record_steps=record_steps)
         self.tokenizer = tokenizer
         self.memory = memory
         self.derived = derived
@@ -121,26 +122,16 @@ class Engine(StepLoop):
         With `concurrency`, arrival times are ignored: that many requests are kept going. Returns all
         requests, ended.
         """
-        start = self.clock.now()
-        source = iter(items)
-        following = next(source, None)
-        running = 0
+        arrivals = Arrivals(items, self.clock.now(), concurrency, self.host)
         done: list[Request] = []
-        while following is not None or self.has_work:
-            now = self.clock.now()
-            while following is not None:
-                due = now if concurrency is not None else start + following[0]
-                if due > now or (concurrency is not None and running >= concurrency):
-                    break
-                self.add(following[1], following[2], arrival_time=due, record_times=record_times)
-                running += 1
-                following = next(source, None)
+        while arrivals.pending or self.has_work:
+            for sent, prompt, params in arrivals.seen(self.clock.now(), self.horizon):
+                self.add(prompt, params, arrival_time=sent, record_times=record_times)
             if not self.has_work:
-                assert following is not None
-                self.clock.wait_until(start + following[0])
+                self.clock.wait_until(arrivals.next_time())
                 continue
-            for request in self.step():
-                running -= 1
+            for request in self._take_ended() if self.coast(arrivals.next_time()) else self.step():
+                arrivals.ended(request, self.clock.now())
                 done.append(request)
                 if on_end is not None:
                     on_end(request)

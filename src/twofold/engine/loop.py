@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -18,49 +17,15 @@ from twofold.devices.base import Device, StepCost
 from twofold.devices.clock import VirtualClock
 from twofold.engine.active import Active, the_one
 from twofold.engine.batch import Batch
+from twofold.engine.host import Host
 from twofold.engine.integrity import check
 from twofold.engine.output import OutputBuilder
 from twofold.engine.request import Request
 from twofold.engine.runner import Runner, StepResult
 from twofold.engine.scheduler import Scheduler
+from twofold.engine.totals import EngineTotals, StepRecord
 from twofold.models.step import StepInput
 from twofold.ops.attention import Span
-
-
-@dataclass(slots=True)
-class EngineTotals:
-    """What the engine did since it was made.
-
-    steps, seconds and joules of them (prefill_seconds: of those with prompts in them), tokens computed and
-    yielded; decodes: decoding turns of single requests, drafts: those that had guesses, and how many guesses
-    there were and were right; peak_blocks, peak_seqs: most cache blocks taken and most requests running at
-    once.
-    """
-
-    steps: int = 0
-    busy_seconds: float = 0.0
-    joules: float | None = 0.0
-    prefill_seconds: float = 0.0
-    prompt_tokens: int = 0
-    output_tokens: int = 0
-    filtered_prompts: int = 0
-    decodes: int = 0
-    drafts: int = 0
-    drafted: int = 0
-    accepted: int = 0
-    peak_blocks: int = 0
-    peak_seqs: int = 0
-    stage_seconds: list[float] = field(default_factory=list)
-
-
-class StepRecord(NamedTuple):
-    """One step as it happened: start and seconds on the clock, tokens by kind, sequences."""
-
-    start: float
-    seconds: float
-    prefill_tokens: int
-    decode_tokens: int
-    num_seqs: int
 
 
 class _Flight(NamedTuple):
@@ -73,15 +38,24 @@ class StepLoop:
     """What the engine does step by step. Holds the requests that wait for a prompt filter, the batches in
     flight (several in a pipeline) and the outputs.
 
-    actives: the techniques that are on; totals: what was done so far; trace: one record per step where
-    `record_steps` was asked for.
+    actives: the techniques that are on; host: what serving software adds to modelled steps; totals: what was
+    done so far; trace: one record per step where `record_steps` was asked for.
     """
 
     def __init__(
-        self, scheduler: Scheduler, runner: Runner, actives: Sequence[Active], *, record_steps: bool = False
+        self,
+        scheduler: Scheduler,
+        runner: Runner,
+        actives: Sequence[Active],
+        *,
+        host: Host | None = None,
+        record_steps: bool = False,
     ) -> None:
         self.scheduler = scheduler
         self.runner = runner
+        self.host = host
+        # Until when arrivals are seen by the next step, where it is prepared while one runs.
+        self._decided: float | None = None
         self.device: Device = runner.device
         self.clock = runner.device.clock
         self.actives = list(actives)
@@ -158,6 +132,7 @@ class StepLoop:
     def _launch(self, batch: Batch) -> None:
         start = self.clock.now()
         result = self.runner.run(batch)
+        result.cost = self._hosted(result.cost, start, batch.num_seqs, batch.num_tokens, batch.num_prefills)
         done = self._charge(result.cost, start)
         totals = self.totals
         totals.prompt_tokens += batch.num_prefill_tokens
@@ -173,6 +148,19 @@ class StepLoop:
             self.trace.append(record)
         self._flights.append(_Flight(done, batch, result))
 
+    def _hosted(self, cost: StepCost, start: float, seqs: int, tokens: int, prefills: int) -> StepCost:
+        """`cost` of a step that starts now, with the host's part."""
+        if self.host is None:
+            return cost
+        if self.host.overlapped:
+            self._decided = start
+        return self.host.step(cost, seqs, tokens, prefills)
+
+    def _delivered(self, tokens: int) -> float:
+        """When clients have the `tokens` that are there now."""
+        now = self.clock.now()
+        return now if self.host is None else self.host.deliver(now, tokens)
+
     def _charge(self, cost: StepCost, start: float) -> float:
         """Account for a step that starts now; returns when it is done. Steps overlap stage by stage in a
         pipeline."""
@@ -184,6 +172,7 @@ class StepLoop:
             return self.clock.now()
         if len(self._stage_free) < len(cost.stages):
             self._stage_free = [0.0] * len(cost.stages)
+        if len(totals.stage_seconds) < len(cost.stages):
             totals.stage_seconds = [0.0] * len(cost.stages)
         moment = start
         for stage, seconds in enumerate(cost.stages):
@@ -196,7 +185,7 @@ class StepLoop:
         """Take in the results of the batches that are done."""
         while self._flights and self._flights[0].done <= now:
             _, batch, result = self._flights.popleft()
-            moment = self.clock.now()
+            moment = self._delivered(batch.num_samples)
             before = [e.request.num_output_tokens for e in batch.entries] if result.tokens is not None else []
             if result.tokens is not None:
                 ended = self.scheduler.update(batch, result.tokens, moment)

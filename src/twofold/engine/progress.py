@@ -36,7 +36,6 @@ class Progress(RequestQueues):
         results = sampled if sampled is not None else counts
         assert results is None or len(results) == len(batch.entries), f"{len(results)} results for {batch!r}"
         blocks = self.blocks
-        max_slots, max_context = blocks.num_slots, self._max_context
         for index, entry in enumerate(batch.entries):
             request = entry.request
             request.in_flight = False
@@ -87,16 +86,17 @@ class Progress(RequestQueues):
             if entry.is_prefill:
                 self._prefilling.remove(request)
                 insort(self._decoding, request, key=by_order)
-            if reason is None:
-                if request.num_output_tokens >= request.max_tokens or request.num_tokens >= max_context:
-                    reason = "length"
-                elif request.num_slots >= max_slots:
-                    reason = "capacity"
-                else:
-                    continue
-            self._end(request, reason, now)
-            ended.append(request)
+            reason = reason or self._limit_met(request)
+            if reason is not None:
+                self._end(request, reason, now)
+                ended.append(request)
         return ended
+
+    def _limit_met(self, request: Request) -> FinishReason | None:
+        """Why a request cannot go on after its newest token; None where it can."""
+        if request.num_output_tokens >= request.max_tokens or request.num_tokens >= self._max_context:
+            return "length"
+        return "capacity" if request.num_slots >= self.blocks.num_slots else None
 
     def _append(self, request: Request, ids: Sequence[int]) -> tuple[int, FinishReason | None]:
         """Append output tokens up to a stop token or max_tokens. Returns how many, and "stop" where one was

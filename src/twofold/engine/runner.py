@@ -30,8 +30,8 @@ SCORED = 32
 
 @dataclass(slots=True)
 class StepResult:
-    """What a step yielded per entry of its batch: token ids (real) or their number (modelled), and
-    log-probabilities."""
+    """What a step yielded per entry of its batch: token ids (real) or their number (modelled; None there: one
+    for each that samples), and log-probabilities."""
 
     cost: StepCost
     tokens: list[list[int]] | None = None
@@ -76,20 +76,23 @@ class Runner:
 
     # --- a step ---
 
-    @torch.inference_mode()
     def run(self, batch: Batch) -> StepResult:
         """Execute `batch`: its copies, the forward pass, the choice of tokens."""
+        if self.device.real:
+            return self._compute(batch)
+        self.device.begin_step()
+        self._swap(batch)
+        if batch.entries:
+            self.charge(self._shape(batch))
+        return StepResult(self.device.end_step(), counts=self._judge(batch))
+
+    @torch.inference_mode()
+    def _compute(self, batch: Batch) -> StepResult:
         device = self.device
         device.begin_step()
         self._swap(batch)
         if not batch.entries:
-            return StepResult(device.end_step(), [] if device.real else None, None if device.real else [])
-        if not device.real:
-            step = self._shape(batch)
-            device.forward(self.model, step)
-            if step.num_logits:
-                device.execute(Sample(step.num_logits, self.model.spec.vocab_size))
-            return StepResult(device.end_step(), counts=self._judge(batch))
+            return StepResult(device.end_step(), [])
         step = self._tensors(batch)
         logits = device.forward(self.model, step)
         tokens: list[int] = []
@@ -153,16 +156,27 @@ class Runner:
 
     # --- modelled ---
 
+    def charge(self, step: StepInput) -> None:
+        """Charge the modelled device for the forward pass of `step` and the choice of its tokens."""
+        self.device.forward(self, step)
+
+    def forward(self, step: StepInput, device: Device) -> None:
+        """The ops of a step: what a modelled device charges for."""
+        self.model.forward(step, device)
+        if step.num_logits:
+            device.execute(Sample(step.num_logits, self.model.spec.vocab_size))
+
     @staticmethod
     def _shape(batch: Batch) -> StepInput:
         spans = [Span(e.num_tokens, e.slot + e.num_tokens) for e in batch.entries]
         logits = sum([1 + e.num_drafts for e in batch.entries if e.samples])
         return StepInput(spans, batch.num_tokens, logits)
 
-    def _judge(self, batch: Batch) -> list[int]:
-        judge = self.drafts.judge if self.drafts is not None else None
-        if judge is None:
-            return [1 if e.samples else 0 for e in batch.entries]
+    def _judge(self, batch: Batch) -> list[int] | None:
+        """How many tokens each entry yields; None: one each that samples."""
+        if self.drafts is None:
+            return None
+        judge = self.drafts.judge
         return [1 + judge(e.request, e.num_drafts) if e.samples else 0 for e in batch.entries]
 
     # --- real ---

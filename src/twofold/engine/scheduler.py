@@ -17,15 +17,15 @@ from operator import attrgetter
 from twofold.engine.batch import Batch, Scheduled
 from twofold.engine.blocks import BlockManager
 from twofold.engine.policy import SchedulingPolicy
-from twofold.engine.progress import Progress
 from twofold.engine.queues import RUNNING, by_order
 from twofold.engine.request import Request, RequestStatus
 from twofold.engine.scheduler_config import SchedulerConfig
+from twofold.engine.steady import Steady
 
 _last_step = attrgetter("last_step")
 
 
-class Scheduler(Progress):
+class Scheduler(Steady):
     """Continuous batching over a paged cache.
 
     Counters: num_steps, num_preempted, num_stalled (times a request sat out a step for want of a block).

@@ -10,14 +10,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from twofold.devices.registry import is_real, make_device
+from twofold.devices.uncertainty import Spread, confidence_of, spread
 from twofold.engine.build import Progress, build_engine
 from twofold.engine.engine import Engine, Prompt
 from twofold.engine.request import Request, SamplingParams
-from twofold.jobs.models import find_checkpoint, find_spec
+from twofold.jobs.intervals import inverse, precision_in, standing_of, widened
+from twofold.jobs.models import find_checkpoint, find_spec, find_stored
 from twofold.jobs.predict import label_of
 from twofold.jobs.run import load_engine
 from twofold.plan import Plan
-from twofold.report.schema import Figure
+from twofold.report.schema import Confidence, Figure
 
 BATCH = 512
 
@@ -39,13 +41,20 @@ class Test:
 @dataclass(slots=True)
 class Outcome:
     """Samples of one test: tokens/s, and achieved bytes/s and FLOP/s by counting. reference_ops: how often
-    each op ran on its reference kernel in the last of them, for want of a native one."""
+    each op ran on its reference kernel in the last of them, for want of a native one. interval: that of a
+    prediction."""
 
     test: Test
     tokens_per_s: list[float] = field(default_factory=list)
     bytes_per_s: list[float] = field(default_factory=list)
     flop_per_s: list[float] = field(default_factory=list)
     reference_ops: dict[str, int] = field(default_factory=dict)
+    interval: Spread | None = None
+
+    def figure(self, values: Sequence[float], unit: str) -> Figure:
+        """The mean of `values` with its interval: the range over the samples, or that of a prediction."""
+        found = Figure.spread(values, unit)
+        return found if self.interval is None else widened(found, self.interval)
 
     @property
     def mean(self) -> float:
@@ -61,16 +70,18 @@ class Outcome:
 @dataclass(frozen=True, slots=True)
 class Bench:
     """All tests of one model on one device. weight_bytes: as stored; parameters: weights of the model;
-    settings: the device's own (kernels, instruction set, threads)."""
+    settings: the device's own (kernels, instruction set, threads). plan, engine: that were used."""
 
     model: str
     device: str
     techniques: str
-    confidence: str
+    confidence: Confidence
     parameters: int
     weight_bytes: int
     outcomes: list[Outcome]
-    settings: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any]
+    plan: Plan = field(repr=False)
+    engine: Engine = field(repr=False)
 
     def records(self) -> list[dict[str, Any]]:
         """One record per test for JSON; figures as in the schema of results, with the range over the
@@ -87,11 +98,11 @@ class Bench:
                 "test": outcome.test.name,
                 "tokens": outcome.test.tokens,
                 "depth": outcome.test.depth,
-                "tokens_per_s": Figure.spread(outcome.tokens_per_s, "token/s").model_dump(),
+                "tokens_per_s": outcome.figure(outcome.tokens_per_s, "token/s").model_dump(),
                 "deviation": outcome.deviation,
                 "samples": outcome.tokens_per_s,
-                "achieved_gb_s": Figure.spread([b / 1e9 for b in outcome.bytes_per_s], "GB/s").model_dump(),
-                "achieved_gflop_s": Figure.spread(
+                "achieved_gb_s": outcome.figure([b / 1e9 for b in outcome.bytes_per_s], "GB/s").model_dump(),
+                "achieved_gflop_s": outcome.figure(
                     [f / 1e9 for f in outcome.flop_per_s], "GFLOP/s"
                 ).model_dump(),
                 "reference_ops": outcome.reference_ops,
@@ -162,7 +173,8 @@ def bench_plan(
     if is_real(plan.device):
         engine = load_engine(plan, find_checkpoint(plan.model), progress=progress)
     else:
-        engine = build_engine(plan, make_device(plan.device, **plan.parallel.model_dump()), spec)
+        device = make_device(plan.device, **plan.parallel.model_dump())
+        engine = build_engine(plan, device, spec, find_stored(plan.model))
     outcomes = []
     for number, test in enumerate(tests):
         outcome = Outcome(test)
@@ -176,17 +188,21 @@ def bench_plan(
                 ):
                     into.append(value)
             outcome.reference_ops = dict(engine.device.reference_ops)
+        if not engine.device.real:
+            outcome.interval = _interval(engine, test)
         outcomes.append(outcome)
     engine.check_techniques()
     return Bench(
         plan.model,
         engine.device.name,
         label_of(plan),
-        engine.device.confidence,
+        "measured" if engine.device.real else confidence_of(standing_of(engine.device, "")),
         spec.num_parameters(),
         engine.memory.weights,
         outcomes,
         engine.device.settings(),
+        plan,
+        engine,
     )
 
 
@@ -209,6 +225,14 @@ def _measure(engine: Engine, test: Test) -> tuple[float, float, float]:
     tokens = test.tokens if test.kind == "pp" else request.num_output_tokens - before
     moved, flop = sum(w.bytes_moved for w in work), sum(w.flop for w in work)
     return tokens / seconds, moved / seconds, flop / seconds
+
+
+def _interval(engine: Engine, test: Test) -> Spread:
+    """The interval of tokens/s: a prompt's follows its time to the first token, an answer's its time per
+    token."""
+    precision = precision_in(engine.derived, [a.technique.params for a in engine.actives])
+    standing = standing_of(engine.device, precision, 1, test.depth + test.tokens)
+    return inverse(spread("ttft" if test.kind == "pp" else "tpot", standing))
 
 
 def _begun(request: Request, test: Test) -> bool:

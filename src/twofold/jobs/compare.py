@@ -84,7 +84,7 @@ def _row(
     here = None
     for device in [*([predict_here] if predict_here else []), *plan.devices]:
         target = (
-            _as_run(plan, outcome.result)
+            as_run(plan, outcome.result)
             if device == predict_here
             else plan.model_copy(update={"precision": "auto"})
         )
@@ -116,7 +116,7 @@ def _row(
     )
 
 
-def _as_run(plan: Plan, measured: Result) -> Plan:
+def as_run(plan: Plan, measured: Result) -> Plan:
     """`plan` with the defaults that the run decided, so that the prediction of this machine schedules as the
     run did."""
     names = ("block_size", "max_num_seqs", "max_num_batched_tokens", "max_context", "cache_blocks")

@@ -19,11 +19,14 @@ from twofold.devices import catalog
 from twofold.devices.listing import device_records
 from twofold.models.catalog import get_spec, model_names
 from twofold.report import table
+from twofold.report.accuracy import Accuracy
+from twofold.report.accuracy import grid as accuracy_grid
 from twofold.report.comparison import Comparison
 from twofold.report.cpu_tables import answers, beside_llamacpp
 from twofold.report.matvec import MatvecRow, MatvecTable
 from twofold.report.pictures import pictures
 from twofold.report.store import Store
+from twofold.report.tool_tables import beside_genz
 from twofold.techniques.pairs import all_pairs
 from twofold.techniques.registry import technique_class, technique_names
 
@@ -127,6 +130,14 @@ def quality(path: Path) -> str:
     return "\n\n".join(parts)
 
 
+def accuracy(path: Path) -> str:
+    """Predictions beside measurements, as `twofold validate --json` stored them; empty where it did not."""
+    if not path.exists():
+        return ""
+    stored = Accuracy.model_validate_json(path.read_text(encoding="utf-8"))
+    return table.grid_to_markdown(accuracy_grid(stored))
+
+
 def newest_comparison() -> Comparison | None:
     """The comparison that was stored last, or None."""
     found = [s for s in Store().find(limit=500) if s.comparison is not None]
@@ -180,6 +191,9 @@ def main(root: Path = ROOT) -> None:
     sections["matvec"] = lambda: matvec(stored) if stored else _kept(page, "matvec")
     sections["llamacpp"] = lambda: llamacpp(sorted(data.glob("llamacpp*.json"))) or _kept(page, "llamacpp")
     sections["cpu-quality"] = lambda: quality(data / "quality.json") or _kept(page, "cpu-quality")
+    sections["genz"] = lambda: markdown_table(*beside_genz(data / "requirements-genz.json"))
+    stored_accuracy = data / "validation.json"
+    sections["accuracy"] = lambda: accuracy(stored_accuracy) or _kept(root / "README.md", "accuracy")
     newest = newest_comparison()
     if newest is None:
         print(

@@ -11,14 +11,14 @@ from pydantic import JsonValue
 
 from twofold.devices.base import Device, OpTotals
 from twofold.devices.modelled import ModelledDevice
-from twofold.devices.roofline import Roofline
 from twofold.engine.engine import Engine
 from twofold.engine.request import Request
+from twofold.jobs.ceilings import ceilings
+from twofold.jobs.intervals import with_intervals
 from twofold.plan import Plan
 from twofold.report.schema import (
     BehaviourValue,
     Bound,
-    Ceilings,
     Figure,
     LatencyName,
     Load,
@@ -107,7 +107,7 @@ def make_result(
     flop = sum(w.flop for w in work.values())
     moved = sum(w.bytes_moved for w in work.values())
     memory = engine.memory
-    return Result(
+    result = Result(
         kind="run" if device.real else "predict",
         label=label,
         model=model,
@@ -116,8 +116,7 @@ def make_result(
         if plan.parallel.tp * plan.parallel.pp * plan.parallel.dp == 1
         else plan.parallel.model_dump(),
         techniques=[
-            TechniqueUse(name=a.technique.info.name, params=_plain(a.technique.params))
-            for a in engine.actives
+            TechniqueUse(name=a.technique.info.name, params=plain(a.technique.params)) for a in engine.actives
         ],
         workload=Load(
             summary=workload.summary,
@@ -148,11 +147,13 @@ def make_result(
         behaviour=behaviour_of(engines),
         counters=_counters(engine),
         breakdown=_breakdown(device, work),
-        ceilings=_ceilings(device),
+        ceilings=ceilings(engine),
         derived={k: v for k, v in engine.derived.items() if isinstance(v, str | int | float | bool)},
         missing=missing,
+        plan=plan.model_dump(mode="json", exclude_defaults=True),
         seed=plan.seed,
     )
+    return result if device.real else with_intervals(result, device)
 
 
 def behaviour_of(engines: Sequence[Engine]) -> dict[str, BehaviourValue]:
@@ -188,7 +189,8 @@ def _source(note: str) -> Literal["recorded", "user", "paper"]:
     return "user" if note.startswith("given by the user") else "paper"
 
 
-def _plain(params: dict[str, Any]) -> dict[str, JsonValue]:
+def plain(params: dict[str, Any]) -> dict[str, JsonValue]:
+    """Parameters of a technique as JSON holds them."""
     return {k: list(v) if isinstance(v, tuple) else v for k, v in params.items()}
 
 
@@ -254,15 +256,3 @@ def _bounds(device: Device) -> dict[str, Bound]:
         if seconds > best.get(kind, (-1.0, "unknown"))[0]:
             best[kind] = (seconds, bound)  # type: ignore[assignment]
     return {kind: bound for kind, (_, bound) in best.items()}
-
-
-def _ceilings(device: Device) -> Ceilings | None:
-    """The roofs of a device that has some; a machine that maps ops in its own way has none to draw."""
-    if not isinstance(device, Roofline):
-        return None
-    reads, peaks = device.roofs()
-    return Ceilings(
-        gb_s={level: rate / 1e9 for level, rate in reads.items()},
-        gflop_s={precision: rate / 1e9 for precision, rate in peaks.items()},
-        source=f"{device.name}, {device.confidence}",
-    )

@@ -10,6 +10,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from time import perf_counter
 
 from twofold.devices.registry import is_real, make_device
 from twofold.engine.build import Progress, build_engine
@@ -19,14 +20,18 @@ from twofold.jobs.models import find_checkpoint
 from twofold.jobs.predict import label_of
 from twofold.jobs.result import Played, make_result, measured_behaviour
 from twofold.measure.quality import QualityBaseline, measure_quality
+from twofold.measure.sampler import Sampler
+from twofold.measure.sensors import NO_SENSORS, EnergyMeter, find_energy_meter
 from twofold.models.tensors import Checkpoint
 from twofold.plan import Plan
-from twofold.report.schema import Result
+from twofold.report.schema import Figure, Result
 from twofold.workloads.text import prose
 from twofold.workloads.workload import Workload, make_workload
 
 CALIBRATION_TOKENS = 512
 WARM_UP_TOKENS = 16
+METER_INTERVAL = 10.0
+"""Seconds between readings of an energy meter: its counter wraps around within minutes on a large machine."""
 
 
 @dataclass(slots=True)
@@ -61,8 +66,10 @@ def run_plan(
     before = _resident_bytes()
     engine = load_engine(plan, checkpoint, profile=profile, progress=progress)
     workload = make_workload(plan.workload, checkpoint.tokenizer, real=True, vocab=checkpoint.spec.vocab_size)
-    _warm_up(engine, workload)
-    played = play(engine, workload, progress)
+    warm_up(engine, workload)
+    meter, why = _energy_meter(plan.device)
+    with Sampler(meter, NO_SENSORS, METER_INTERVAL) as sampler:
+        played = play(engine, workload, progress)
     engine.check_techniques()
     grown = _resident_bytes() - before - _mapped_bytes(checkpoint)
     behaviour = measured_behaviour([engine])
@@ -74,8 +81,9 @@ def run_plan(
         label=label or label_of(plan),
         model=plan.model,
         grown=grown if engine.device.name == "cpu" else None,
-        energy_missing="no energy meter is readable on this machine",
+        energy_missing=why,
     )
+    result = _with_energy(result, sampler.joules, played)
     if (
         baseline is not None and plan.quality.enabled
     ):  # after the result: scoring is no part of what was timed
@@ -83,6 +91,24 @@ def run_plan(
         quality = measure_quality(engine, baseline, progress)
         result = result.model_copy(update={"quality": quality, "missing": missing})
     return RunOutcome(result, behaviour)
+
+
+def _energy_meter(device: str) -> tuple[EnergyMeter | None, str]:
+    """The meter of a real device's energy, or why there is none."""
+    if device != "cpu":
+        return None, f"no energy meter is read for device {device!r}"
+    meter, why = find_energy_meter(perf_counter())
+    return meter, why and f"{why}; a prediction for this-cpu estimates it"
+
+
+def _with_energy(result: Result, joules: float | None, played: Played) -> Result:
+    """`result` with what the meter read while the workload was played."""
+    tokens = sum(request.num_output_tokens for request in played.requests)
+    if joules is None or not tokens:
+        return result
+    missing = {name: why for name, why in result.missing.items() if name != "energy_per_token"}
+    energy = Figure.exact(joules / tokens, "J/token")
+    return result.model_copy(update={"energy_per_token": energy, "missing": missing})
 
 
 def load_engine(
@@ -130,7 +156,7 @@ def play(engine: Engine, workload: Workload, progress: Progress | None = None) -
     return Played(requests, max(r.last_token_time or start for r in requests) - start)
 
 
-def _warm_up(engine: Engine, workload: Workload) -> None:
+def warm_up(engine: Engine, workload: Workload) -> None:
     """One short request, so that first-time costs of libraries are not measured."""
     prompt = workload.items[0].prompt
     assert not isinstance(prompt, int | str)

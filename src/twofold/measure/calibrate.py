@@ -1,7 +1,8 @@
 """Calibration: measure this CPU through the kernels that run models here, and write its device file.
 
-What is measured is what the roofline asks for: bandwidth by working set, FLOP/s by rows, what reading the
-cache and calling an op cost. Nothing is fitted to a whole model.
+What is measured is what predictions ask for: bandwidth by working set, and per kernel what a call costs and
+how fast it works by size. Small probe models run in whole engines, with the techniques that store weights or
+cache in their own way; nothing is fitted to a real model.
 """
 
 from __future__ import annotations
@@ -18,22 +19,20 @@ import yaml
 
 from twofold.devices.catalog import parse_device, this_cpu_path
 from twofold.devices.cpu_device import CpuDevice
-from twofold.devices.curves import Curve
 from twofold.devices.registry import Kernels
 from twofold.devices.schema import DeviceFile
 from twofold.measure.device_document import Measured, device_document, memory_bytes
-from twofold.measure.probe import NARROW, WIDE, Probe, seconds_of
+from twofold.measure.kernels import measure_attention, measure_calls, measure_kinds, measure_products
+from twofold.measure.probe import seconds_of
 from twofold.measure.products import Products
+from twofold.measure.suite import run_suite
 from twofold.ops.formats import PACKED_ROWS
 
 Progress = Callable[[str, int, int], None]
 
-ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
-SHAPES = ((576, 1536), (1536, 576), (1024, 4096))
-"""(in, out) of the products that FLOP/s are measured on."""
-
 STREAM_COLS, STREAM_ROWS = 1024, 1024
-VECTOR_KINDS = ("norm", "rotary", "activation")
+HIDING_ROWS = (8, 16, 32)
+"""Rows at which computing and streaming take about equally long."""
 
 
 @dataclass(frozen=True)
@@ -53,16 +52,23 @@ class Calibration:
         m = self.measured
         table = [(f"read, {_size(size)}", f"{rate / 1e9:.1f} GB/s") for size, rate in m.read]
         table.append(("copy", f"{m.copy / 1e9:.1f} GB/s"))
-        for precision, points in m.matmul.items():
-            table += [
-                (f"matmul {precision}, {rows:.0f} rows", f"{rate / 1e9:.1f} GFLOP/s") for rows, rate in points
-            ]
+        for name, curves in m.products.items():
+            for c in curves:
+                label = f"products {name}, {c.size / 1e6:.1f} M weights"
+                table += [(f"{label}, {n:.0f} rows", f"{rate / 1e9:.1f} GFLOP/s") for n, rate in c.rate]
         table.append(("computing not hidden by streaming", f"{m.exposed:.0%}"))
-        table += [(f"calling {kind}", f"{seconds * 1e6:.1f} us") for kind, seconds in sorted(m.op.items())]
+        table.append(("calling a product", f"{m.call * 1e6:.1f} us"))
+        for kind, found in sorted(m.kinds.items()):
+            table.append((f"calling {kind}", f"{found.call * 1e6:.1f} us"))
+            table.append((f"{kind}, largest", f"{found.rate[-1][1] / 1e9:.1f} GB/s"))
+        for name, attention in m.attention.items():
+            label = f"attention {name}".rstrip()
+            table.append((f"{label}, one query", f"{attention.read[0][1] / 1e9:.2f} GB/s"))
+            table.append((f"{label}, many queries", f"{attention.queries[-1][1] / 1e9:.1f} GFLOP/s"))
+            table.append((f"{label}, a sequence", f"{attention.sequence * 1e6:.1f} us"))
         table.append(("host work per step", f"{m.step * 1e6:.0f} us"))
-        table.append(("elementwise", f"{m.vector / 1e9:.1f} GFLOP/s"))
-        table.append(("attention, many queries", f"{m.attention_flops / 1e9:.1f} GFLOP/s"))
-        table.append(("attention, one query", f"{m.attention_read / 1e9:.1f} GB/s"))
+        table.append(("host work per sequence", f"{m.sequence * 1e6:.1f} us"))
+        table.append(("host work per op of a long prompt", f"{m.unrecorded * 1e6:.1f} us"))
         if m.disk is not None:
             table.append(("disk read", f"{m.disk / 1e9:.2f} GB/s"))
         return table
@@ -76,7 +82,7 @@ def calibrate(
     path: Path | None = None,
 ) -> Calibration:
     """Measure this CPU through those `kernels` and write its device file to `path` (default: where `this-cpu`
-    is looked for). quick: fewer sizes and repeats, under 15 seconds instead of a minute.
+    is looked for). quick: fewer formats, sizes and repeats, under 20 seconds instead of a minute.
 
     progress(what, done, total) is called before each part. OSError where the file cannot be written.
     """
@@ -84,11 +90,13 @@ def calibrate(
     m = Measured(device)
     busy = _busy()
     parts: list[tuple[str, Callable[[], None]]] = [
-        ("calls", lambda: _measure_calls(m, device, quick)),
-        ("products", lambda: _measure_matmul(m, device, quick)),
-        ("bandwidth", lambda: _measure_read(m, device, quick)),
-        ("attention", lambda: _measure_attention(m, device, quick)),
+        ("calls", lambda: measure_calls(m, quick)),
+        ("bandwidth", lambda: _measure_read(m, quick)),
+        ("products", lambda: measure_products(m, quick)),
+        ("elementwise", lambda: measure_kinds(m, quick)),
+        ("attention", lambda: measure_attention(m, quick)),
         ("disk", lambda: _measure_disk(m, quick)),
+        ("microbenchmarks", lambda: _measure_micro(m, device, quick)),
     ]
     with torch.inference_mode():
         for done, (name, part) in enumerate(parts):
@@ -105,80 +113,35 @@ def calibrate(
     return Calibration(m, file, target, busy)
 
 
-def _measure_calls(m: Measured, device: CpuDevice, quick: bool) -> None:
-    """What ops cost besides their work: products of a model so narrow that there is nothing to compute; the
-    other ops at one token between products that sweep the inner caches, as in a real model. And what the
-    engine does per step besides its ops, the choice of a token included."""
-    narrow, wide = Probe(NARROW, 64, device), Probe(WIDE, 64, device)
-    budget = 0.5 if quick else 2.0
-    totals = narrow.by_kind(1, 8, budget)
-    ops = sum(total.seconds for total in totals.values())
-    m.step = max(0.0, narrow.token_seconds(4 if quick else 12) - ops)
-    linear = totals["linear"]
-    totals = {**wide.by_kind(1, 8, budget), "linear": linear}
-    m.op = {kind: total.seconds / total.calls for kind, total in totals.items()} | {"sample": 0.0}
-
-
-def _measure_read(m: Measured, device: CpuDevice, quick: bool) -> None:
+def _measure_read(m: Measured, quick: bool) -> None:
     """Bytes/s of products with one row, by the bytes of all weights that are gone through in turn."""
     largest = min(1 << 30, memory_bytes() // 8)
     sizes = [1 << b for b in range(16, 31, 2 if quick else 1) if 1 << b <= largest]
-    packed = device.stored_weights
-    call = m.op["linear"]
+    packed = m.device.stored_weights
     for size in sizes:
-        row = Products(device, PACKED_ROWS, STREAM_COLS, 1, packed=packed).nbytes // PACKED_ROWS
+        row = Products(m.device, PACKED_ROWS, STREAM_COLS, 1, packed=packed).nbytes // PACKED_ROWS
         rows = max(PACKED_ROWS, min(STREAM_ROWS, size // row // PACKED_ROWS * PACKED_ROWS))
-        products = Products(device, rows, STREAM_COLS, max(1, size // (row * rows)), packed=packed)
+        products = Products(m.device, rows, STREAM_COLS, max(1, size // (row * rows)), packed=packed)
         seconds = products.seconds(1, 0.15 if quick else 0.5)
-        m.read.append((float(products.nbytes), products.nbytes / _net(seconds, products.count * call)))
-    m.exposed = _exposed(m, products)
+        m.read.append((float(products.nbytes), products.nbytes / _net(seconds, products.count * m.call)))
+    m.exposed = _exposed(m, products, quick)
     source = torch.full((min(largest // 4, 1 << 26),), 0.5)
     target = torch.empty_like(source)
     m.copy = 2 * 4 * source.numel() / seconds_of(lambda: target.copy_(source), 0.2)
 
 
-def _exposed(m: Measured, products: Products) -> float:
+def _exposed(m: Measured, products: Products, quick: bool) -> float:
     """How much of the shorter of computing and streaming the longer does not hide: products of a few rows
     whose weights do not fit any cache, against the rates of both apart."""
-    rate = Curve.rate(m.matmul["int8" if products.packed else "fp32"])
-    weights = products.count * products.rows * products.cols
+    near = Products(m.device, STREAM_ROWS, STREAM_COLS, 1, packed=products.packed)
     excess = hidden = 0.0
-    for rows in (8, 16, 32):
-        seconds = _net(products.seconds(rows, 0.0), products.count * m.op["linear"])
-        compute = 2.0 * rows * weights / rate(rows)
+    for rows in HIDING_ROWS:
+        calls = products.count * m.call
+        compute = _net(near.seconds(rows, 0.03 if quick else 0.2), m.call) * products.nbytes / near.nbytes
         stream = products.nbytes / m.read[-1][1]
-        excess += seconds - max(compute, stream)
+        excess += _net(products.seconds(rows, 0.3), calls) - max(compute, stream)
         hidden += min(compute, stream)
     return min(1.0, max(0.0, excess / hidden))
-
-
-def _measure_matmul(m: Measured, device: CpuDevice, quick: bool) -> None:
-    """FLOP/s by rows with cached weights, by the precision of the products."""
-    call = m.op["linear"]
-    for precision in ("int8", "fp32") if device.stored_weights else ("fp32",):
-        groups = [Products(device, cols, depth, 1, packed=precision == "int8") for depth, cols in SHAPES]
-        points = []
-        for rows in ROWS:
-            flop = seconds = 0.0
-            for products in groups:
-                seconds += _net(products.seconds(rows, 0.03 if quick else 0.2), call)
-                flop += 2.0 * rows * products.rows * products.cols
-            points.append((float(rows), flop / seconds))
-        m.matmul[precision] = points
-
-
-def _measure_attention(m: Measured, device: CpuDevice, quick: bool) -> None:
-    """Elementwise ops and attention of a model as wide as a small real one."""
-    keys = 1024 if quick else 2048
-    probe = Probe(WIDE, keys, device)
-    budget = 0.5 if quick else 2.0
-    prefill = probe.by_kind(256, 256, budget)
-    work = sum(prefill[kind].vector_flop for kind in VECTOR_KINDS)
-    m.vector = work / sum(_net(prefill[k].seconds, prefill[k].calls * m.op[k]) for k in VECTOR_KINDS)
-    many = prefill["attention"]
-    m.attention_flops = many.flop / _net(many.seconds, many.calls * m.op["attention"])
-    few = probe.by_kind(1, keys, budget)["attention"]
-    m.attention_read = few.bytes_moved / _net(few.seconds, few.calls * m.op["attention"])
 
 
 def _measure_disk(m: Measured, quick: bool) -> None:
@@ -198,6 +161,11 @@ def _measure_disk(m: Measured, quick: bool) -> None:
             while again.read(4 << 20):
                 pass
         m.disk = size / (perf_counter() - start)
+
+
+def _measure_micro(m: Measured, device: CpuDevice, quick: bool) -> None:
+    """The microbenchmarks, which stand in the file for themselves."""
+    m.micro = run_suite(device, source="measured", quick=quick)
 
 
 def _net(seconds: float, calling: float) -> float:

@@ -12,25 +12,38 @@ from typing import Any
 
 import torch
 
+from twofold.devices.calibration import AttentionCurve, Curves, KindCurve, ProductCurve
 from twofold.devices.catalog import THIS_CPU
 from twofold.devices.cpu_device import CpuDevice
+from twofold.devices.microbench import Microbenchmarks
 
 
 @dataclass
 class Measured:
-    """What a calibration of `device` found, in SI units; see `devices.schema.Curves` for the meaning."""
+    """What a calibration of `device` found, in SI units; see `devices.calibration.Curves` for the meaning.
+    micro: what the microbenchmarks found, which predictions do not use."""
 
     device: CpuDevice
     read: list[tuple[float, float]] = field(default_factory=list)
     copy: float = 0.0
-    matmul: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    products: dict[str, list[ProductCurve]] = field(default_factory=dict)
+    call: float = 0.0
     exposed: float = 0.0
-    op: dict[str, float] = field(default_factory=dict)
+    attention: dict[str, AttentionCurve] = field(default_factory=dict)
+    kinds: dict[str, KindCurve] = field(default_factory=dict)
     step: float = 0.0
-    vector: float = 0.0
-    attention_flops: float = 0.0
-    attention_read: float = 0.0
+    sequence: float = 0.0
+    unrecorded: float = 0.0
     disk: float | None = None
+    micro: Microbenchmarks | None = None
+
+    def peaks(self) -> dict[str, float]:
+        """The best FLOP/s by precision of the products."""
+        best: dict[str, float] = {}
+        for name, curves in self.products.items():
+            precision = name.partition(":")[2]
+            best[precision] = max([best.get(precision, 0.0), *(y for c in curves for _, y in c.rate)])
+        return best
 
 
 def device_document(m: Measured) -> dict[str, Any]:
@@ -42,6 +55,10 @@ def device_document(m: Measured) -> dict[str, Any]:
 
     def figure(value: float, source: str = measured) -> dict[str, Any]:
         return {"value": float(value), "source": source}
+
+    def shares(*names: str) -> dict[str, Any]:
+        """Figures of one: what the curves say is what is reached."""
+        return {name: figure(1.0) for name in names} | {"launch": figure(m.call)}
 
     document: dict[str, Any] = {
         "name": THIS_CPU,
@@ -56,22 +73,18 @@ def device_document(m: Measured) -> dict[str, Any]:
             assumed: "not measurable here: 5 W idle and 15 W per thread, of the order of a desktop core",
         },
         "efficiency": {
-            "matmul": figure(1.0),
-            "attention": figure(1.0),
-            "vector": figure(1.0),
-            "memory": figure(1.0),
-            "exposed": figure(m.exposed),
-            "cache": figure(1.0),
-            "link": figure(1.0, assumed),
-            "op": figure(max(m.op.values())),
-            "collective": figure(0.0, assumed),
+            "products": shares("matrix", "narrow", "memory", "cache", "overlap"),
+            "elementwise": shares("vector", "memory", "cache"),
+            "attention": shares("matrix", "vector", "memory", "cache", "exposed"),
+            "collective": {
+                "start": figure(0.0, assumed),
+                **{name: figure(1.0, assumed) for name in ("step", "blocks", "share")},
+            },
             "step": figure(m.step),
         },
         "units": {"count": figure(threads)},
-        "matmul": {
-            precision: figure(max(rate for _, rate in points)) for precision, points in m.matmul.items()
-        },
-        "vector": figure(m.vector),
+        "matmul": {precision: figure(rate) for precision, rate in m.peaks().items()},
+        "vector": figure(max(m.peaks().values()) / 16, assumed),
         "memory": {
             "technology": "ddr5",
             "capacity": figure(memory_bytes()),
@@ -79,18 +92,20 @@ def device_document(m: Measured) -> dict[str, Any]:
         },
         "host": {"bandwidth": figure(m.copy), "capacity": figure(memory_bytes())},
         "power": {"idle": figure(5.0, assumed), "limit": figure(5.0 + 15.0 * threads, assumed)},
-        "curves": {
-            "source": measured,
-            "read": [list(point) for point in m.read],
-            "matmul": {
-                precision: [list(point) for point in points] for precision, points in m.matmul.items()
-            },
-            "attention_flops": m.attention_flops,
-            "attention_read": m.attention_read,
-            "attention_gathers": m.device.context is None,
-            "op": m.op,
-        },
+        "curves": Curves(
+            source=measured,
+            read=m.read,
+            products=m.products,
+            call=m.call,
+            exposed=m.exposed,
+            attention=m.attention,
+            kinds=m.kinds,
+            sequence=m.sequence,
+            unrecorded=m.unrecorded,
+        ).model_dump(mode="json"),
     }
+    if m.micro is not None:
+        document["microbenchmarks"] = m.micro.model_dump(mode="json")
     if m.disk is not None:
         free = shutil.disk_usage(tempfile.gettempdir()).free
         document["disk"] = {"bandwidth": figure(m.disk), "capacity": figure(free)}

@@ -1,40 +1,40 @@
-"""A small model of constant weights whose ops are timed one kind at a time, through the same kernels that run
-real models."""
+"""A small model of constant weights whose ops are timed kind by kind in a whole engine, through the same
+kernels that run real models."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from time import perf_counter
+from typing import Any
 
 import torch
 
-from twofold.devices.base import OpTotals
+from twofold.devices.base import LayerT, OpTotals
 from twofold.devices.cpu_device import CpuDevice
+from twofold.devices.modelled import Charge, ModelledDevice
 from twofold.engine.build import build_engine
-from twofold.engine.cache_format import cache_scheme
 from twofold.engine.request import SamplingParams
-from twofold.models.build import ModelOptions, build_model
-from twofold.models.cache import CacheSize
 from twofold.models.gguf_types import widener
 from twofold.models.names import tensor_shapes
 from twofold.models.spec import ModelSpec
 from twofold.models.step import StepInput
-from twofold.models.stored_weights import StoredWeights
 from twofold.models.tensors import Checkpoint, StoredTensor
 from twofold.ops.attention import Span
+from twofold.ops.base import Cost, Op
 from twofold.ops.formats import get_format
 from twofold.plan import Plan
-
-BLOCK = 16
 
 NARROW = ModelSpec("probe-narrow", "llama", 4, 64, 4, 2, 16, 96, 64, 1024)
 """So narrow that an op's time is what calling it costs."""
 
-WIDE = ModelSpec("probe-wide", "llama", 2, 768, 12, 4, 64, 2048, 64, 4096)
+SMALL = ModelSpec("probe-small", "llama", 2, 576, 9, 3, 64, 1536, 64, 8192)
 """As wide as a small real model."""
 
-STEP_TOKENS = 48
-"""Tokens that are generated to see what the engine does besides its ops."""
+LARGE = ModelSpec("probe-large", "llama", 1, 2048, 32, 8, 64, 5632, 64, 8192)
+"""As wide as one of a billion parameters."""
+
+Totals = dict[str, OpTotals]
+"""Work and seconds by kind of op."""
 
 
 def quartile(times: Sequence[float]) -> float:
@@ -56,91 +56,143 @@ def seconds_of(run: Callable[[], object], budget: float) -> float:
 
 
 def constant_tensor(name: str, shape: tuple[int, ...], fmt: str) -> StoredTensor:
-    """A tensor of equal values, about 0.01 (blocks of q4_0) or random below 1 / sqrt(cols) (f32)."""
+    """A tensor of equal bytes (blocks of a packed format, whose scales are then small numbers) or random
+    values below 1 / sqrt(cols) (f32)."""
     if fmt == "f32":
         generator = torch.Generator().manual_seed(0)
         data = torch.rand(shape, generator=generator).sub_(0.5).div_(shape[-1] ** 0.5).view(torch.uint8)
     else:
-        assert fmt == "q4_0"
-        layout = get_format(fmt)
-        count = shape[0] * shape[1] // layout.block
-        data = torch.full((count, layout.row_bytes(layout.block)), 0x99, dtype=torch.uint8)
-        data[:, :2] = torch.tensor([0.01]).half().view(torch.uint8)
+        data = torch.full((get_format(fmt).nbytes(*shape),), 0x11, dtype=torch.uint8)
     return StoredTensor(name, fmt, shape, data.flatten(), widener(fmt))
 
 
 class Probe:
-    """A model of `spec` with a cache of `max_keys` tokens, as `device` holds both by default."""
+    """An engine that runs a model of `spec` with at most `max_seqs` sequences of `max_keys` tokens.
 
-    def __init__(self, spec: ModelSpec, max_keys: int, device: CpuDevice) -> None:
-        fmt = "q4_0" if device.stored_weights else "f32"
+    fmt: of the model's matrices (default: q4_0 where the device keeps quantised weights, else f32);
+    technique: that is on, as on the command line ("" = none); cache_format: as in a plan; profile: time every
+    op.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        device: CpuDevice,
+        *,
+        fmt: str | None = None,
+        technique: str = "",
+        cache_format: str = "auto",
+        max_keys: int = 1024,
+        max_seqs: int = 1,
+        step_tokens: int = 512,
+        profile: bool = True,
+    ) -> None:
+        fmt = fmt or ("q4_0" if device.stored_weights else "f32")
+        block = 1 if fmt == "f32" else get_format(fmt).block
         tensors = {
-            name: constant_tensor(name, shape, fmt if len(shape) == 2 and not shape[1] % 32 else "f32")
+            name: constant_tensor(name, shape, fmt if len(shape) == 2 and not shape[1] % block else "f32")
             for name, shape in tensor_shapes(spec).items()
         }
-        self.spec, self.device = spec, device
-        self.checkpoint = Checkpoint(spec, tensors, None, "")
-        stored = StoredWeights(self.checkpoint, load=True) if device.stored_weights else None
-        cache = cache_scheme(device.cache_format or "fp32")
-        options = ModelOptions(block_size=BLOCK, cache=cache, stored=stored)
-        self.model = build_model(spec, options, self.checkpoint)
-        size = CacheSize(-(-max_keys // BLOCK) + 1, BLOCK, 1)
-        for layer in self.model.caches:
-            layer.allocate(size, torch.device("cpu"))
-
-    def step(self, queries: int, keys: int) -> StepInput:
-        """`queries` new tokens of one sequence, the last of which sees `keys` entries."""
-        return StepInput(
-            [Span(queries, keys)],
-            queries,
-            1,
-            token_ids=torch.zeros(queries, dtype=torch.long),
-            positions=torch.arange(keys - queries, keys),
-            slots=torch.arange(keys - queries, keys),
-            rows=[0],
-            logit_rows=None if queries == 1 else torch.tensor([queries - 1]),
-            block_tables=[list(range(-(-keys // BLOCK)))],
-            block_size=BLOCK,
+        plan = Plan.from_dict(
+            {
+                "model": spec.name,
+                "techniques": [technique] if technique else [],
+                "engine": {
+                    "max_context": max_keys,
+                    "max_num_seqs": max_seqs,
+                    "max_num_batched_tokens": max(step_tokens, max_seqs),
+                    "cache_blocks": max_seqs * (-(-max_keys // 32) * 2 + 2),
+                    "prefix_caching": False,
+                    "cache_format": cache_format,
+                },
+            }
         )
+        kernels = str(device.settings()["kernels"])
+        self.device = CpuDevice(kernels=kernels, threads=device.threads, profile=profile)  # type: ignore[arg-type]
+        checkpoint = Checkpoint(spec, tensors, None, "")
+        self.engine = build_engine(plan, self.device, spec, checkpoint)
+        self.spec = spec
 
-    @torch.inference_mode()
-    def by_kind(self, queries: int, keys: int, budget: float) -> dict[str, OpTotals]:
-        """Totals by op kind of one step, each op timed; seconds are the lower quartile of those in
-        `budget` seconds."""
-        device = self.device
-        assert device.profile
-        step = self.step(queries, keys)
-        totals: dict[str, OpTotals] = {}
-        seconds: dict[str, list[float]] = {}
+    def ops(self, tokens: int) -> list[Op]:
+        """The ops of a step that computes a prompt of `tokens` tokens."""
+        device = _OpList()
+        device.begin_step()
+        device.forward(self.engine.runner.model, StepInput([Span(tokens, tokens)], tokens, 1))
+        return device.ops
 
-        def run() -> None:
-            nonlocal totals
-            device.reset_totals()
-            device.begin_step()
-            device.forward(self.model, step)
-            device.end_step()
-            totals = device.totals
-            for kind, total in totals.items():
-                seconds.setdefault(kind, []).append(total.seconds)
+    def prefill(self, tokens: int, repeats: int) -> Totals:
+        """One step that computes a prompt of `tokens` tokens, at most those of a step (seconds: lower
+        quartile of `repeats` prompts after two that warm up)."""
+        samples = [self._play(tokens, 1, 1)[0] for _ in range(repeats + 2)]
+        return _typical(samples[2:])
 
-        seconds_of(run, budget)
-        for kind, times in seconds.items():
-            totals[kind].seconds = quartile(times)
-        return totals
+    def decode(self, keys: int, seqs: int, steps: int) -> Totals:
+        """One step that yields a token of each of `seqs` sequences with `keys` entries or a few more (lower
+        quartile of `steps`)."""
+        found = self._play(keys, seqs, steps + 4)
+        return _typical(found[-steps:])
 
-    def token_seconds(self, repeats: int) -> float:
-        """Seconds per generated token of a whole engine that runs the model (lower quartile of `repeats`
-        outputs)."""
-        plan = Plan.from_dict({"model": self.spec.name, "engine": {"max_context": 2 * STEP_TOKENS}})
-        device = CpuDevice(threads=self.device.threads if self.device.context is not None else None)
-        engine = build_engine(plan, device, self.spec, self.checkpoint)
-        times = []
-        for _ in range(repeats + 1):
-            request = engine.add([1, 2, 3], SamplingParams(max_tokens=STEP_TOKENS, ignore_eos=True))
-            while not request.is_finished:
-                engine.step()
-            assert request.first_token_time is not None
-            assert request.last_token_time is not None
-            times.append((request.last_token_time - request.first_token_time) / (STEP_TOKENS - 1))
+    def step_seconds(self, seqs: int, steps: int) -> float:
+        """Seconds of a whole decoding step of `seqs` sequences, everything included (lower quartile)."""
+        times: list[float] = []
+        self._play(4, seqs, steps + 8, times)
+        return quartile(times[-steps:])
+
+    def prefill_seconds(self, tokens: int) -> float:
+        """Seconds of a whole step that computes a prompt of `tokens` tokens, once."""
+        times: list[float] = []
+        self._play(tokens, 1, 1, times)
+        return times[0]
+
+    def _play(self, prompt: int, seqs: int, outputs: int, times: list[float] | None = None) -> list[Totals]:
+        """Totals of each step of `seqs` requests."""
+        engine, steps = self.engine, []
+        params = SamplingParams(max_tokens=outputs, ignore_eos=True)
+        requests = [
+            engine.add([(7 * i + 3 * j) % self.spec.vocab_size for i in range(prompt)], params)
+            for j in range(seqs)
+        ]
+        while engine.has_work:
+            self.device.reset_totals()
+            start = perf_counter()
+            engine.step()
+            if times is not None:
+                times.append(perf_counter() - start)
+            steps.append(dict(self.device.totals))
+        for request in requests:
             engine.forget(request.id)
-        return quartile(times[1:])
+        return steps
+
+
+class _OpList(ModelledDevice):
+    """Keeps what it is given to execute."""
+
+    name = "op-list"
+    confidence = "calibrated"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.memory = {}
+        self.ops: list[Op] = []
+
+    def execute(self, op: Op, *args: Any) -> Any:
+        """Keep `op`."""
+        self.ops.append(op)
+        return super().execute(op, *args)
+
+    def charge(self, op: Op, cost: Cost) -> Charge:
+        """Nothing."""
+        del op, cost
+        return Charge(0.0, 0.0, "overhead")
+
+    def each(self, layers: Sequence[LayerT]) -> Iterator[LayerT]:
+        """All layers."""
+        return iter(layers)
+
+
+def _typical(samples: Sequence[Totals]) -> Totals:
+    """The work of one step and the lower quartile of its seconds, by kind."""
+    out = dict(samples[-1])
+    for kind, total in out.items():
+        total.seconds = quartile([sample[kind].seconds for sample in samples])
+    return out

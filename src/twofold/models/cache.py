@@ -66,10 +66,14 @@ class CacheLayer:
     shareable: bool = True
     """Whether blocks mean the same for every sequence, so that prefix caching may share them."""
 
+    stored_as: str = ""
+    """How entries are stored, for devices whose kernels differ by it; "" as activations are."""
+
     def __init__(self, heads: Heads, block_size: int) -> None:
         self.heads = heads
         self.block_size = block_size
         self.tensors: dict[str, torch.Tensor] = {}
+        self._written: tuple[int, ...] = ()
 
     # --- bytes: counted, the same on real and modelled devices ---
 
@@ -163,8 +167,11 @@ class CacheLayer:
         """The ops that append the step's new entries and attend over them, with what they count."""
         h = self.heads
         tokens = step.num_tokens
+        written = tokens, h.stored_width, self.write_bytes(step), h.act_bytes, self.pack_flop(step)
+        if written != self._written:  # recurs from step to step, unlike attention
+            self._written, self._write = written, CacheWrite(*written, format=self.stored_as)
         return (
-            CacheWrite(tokens, h.stored_width, self.write_bytes(step), h.act_bytes, self.pack_flop(step)),
+            self._write,
             Attention(
                 step.totals(h.window),
                 h.heads,
@@ -175,6 +182,7 @@ class CacheLayer:
                 h.compute,
                 h.act_bytes,
                 self.widen_flop(step),
+                format=self.stored_as,
             ),
         )
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from twofold.ops.attention import Span, SpanTotals, total_spans
+from twofold.ops.decodes import DecodeSpans
 
 if TYPE_CHECKING:
     from twofold.models.rope import CosSin, RotaryTables
@@ -91,7 +92,9 @@ class StepInput:
         """The sums over `spans` for a layer with that sliding window; computed once per step and window."""
         found = self._totals.get(window)
         if found is None:
-            found = self._totals[window] = total_spans(self.spans, window)
+            spans = self.spans
+            found = spans.totals(window) if isinstance(spans, DecodeSpans) else total_spans(spans, window)
+            self._totals[window] = found
         return found
 
     def rotation(self, rotary: RotaryTables, *, local: bool) -> CosSin:

@@ -26,13 +26,15 @@ class Span(NamedTuple):
 
 class SpanTotals(NamedTuple):
     """Sums over the spans of a batch: sequences, query tokens, keys read, (query, key) pairs computed,
-    longest context."""
+    longest context; singles, single_keys: the sequences of one query (decode), and the keys they read."""
 
     num_seqs: int
     queries: int
     keys: int
     pairs: int
     max_keys: int
+    singles: int
+    single_keys: int
 
 
 def span_pairs(queries: int, keys: int, window: int | None = None) -> tuple[int, int]:
@@ -57,15 +59,29 @@ def span_pairs(queries: int, keys: int, window: int | None = None) -> tuple[int,
 
 def total_spans(spans: Iterable[Span], window: int | None = None) -> SpanTotals:
     """The sums that describe `spans` to an attention op; `window` limits how far back a query sees."""
-    seqs = queries = keys = pairs = longest = 0
+    seqs = queries = keys = pairs = longest = singles = single_keys = 0
     for q, k in spans:
-        read, computed = span_pairs(q, k, window)
-        seqs += 1
-        queries += q
-        keys += read
-        pairs += computed
-        longest = max(longest, read)
-    return SpanTotals(seqs, queries, keys, pairs, longest)
+        if q == 1:  # most of them: counted here, since this is where predictions spend their time
+            read = k if window is None or k < window else window
+            singles += 1
+            single_keys += read
+        else:
+            read, computed = span_pairs(q, k, window)
+            seqs += 1
+            queries += q
+            keys += read
+            pairs += computed
+        if read > longest:
+            longest = read
+    return SpanTotals(
+        seqs + singles,
+        queries + singles,
+        keys + single_keys,
+        pairs + single_keys,
+        longest,
+        singles,
+        single_keys,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +90,8 @@ class Attention(Op):
 
     cache_bytes: bytes read from the cache, counted by the cache layer that stores them (a quantised cache
     reads fewer);
-    widen_flop: elementwise operations to bring stored entries to the compute precision.
+    widen_flop: elementwise operations to bring stored entries to the compute precision; format: how they are
+    stored, "" as activations are.
     """
 
     kind: ClassVar[str] = "attention"
@@ -88,6 +105,7 @@ class Attention(Op):
     act_bytes: int
     widen_flop: int = 0
     space: str = DEVICE
+    format: str = ""
 
     def cost(self) -> Cost:
         """2 FLOP per pair, head and dimension for the scores, as many for the values; about 5 per score for
@@ -110,7 +128,10 @@ class Attention(Op):
 
 @dataclass(frozen=True, slots=True)
 class CacheWrite(Op):
-    """Put the keys and values of `tokens` new tokens into the cache, `cache_bytes` as stored there."""
+    """Put the keys and values of `tokens` new tokens into the cache, `cache_bytes` as stored there.
+
+    format: how they are stored, "" as activations are.
+    """
 
     kind: ClassVar[str] = "cache-write"
     tokens: int
@@ -119,6 +140,7 @@ class CacheWrite(Op):
     act_bytes: int
     pack_flop: int = 0
     space: str = DEVICE
+    format: str = ""
 
     def cost(self) -> Cost:
         """Reads the new entries, writes them in the cache's format; packing costs `pack_flop` elementwise

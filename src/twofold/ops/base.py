@@ -62,7 +62,7 @@ class Cost:
     @property
     def bytes_moved(self) -> float:
         """Bytes read plus bytes written."""
-        return sum(t.read + t.written for t in self.traffic)
+        return sum([t.read + t.written for t in self.traffic])
 
 
 @dataclass(frozen=True, slots=True)

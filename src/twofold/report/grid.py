@@ -9,6 +9,7 @@ from typing import Literal
 
 from twofold.report import units
 from twofold.report.comparison import Comparison, Row
+from twofold.report.interval_notes import interval_notes, widest
 from twofold.report.schema import Figure, Quality, Result
 
 Align = Literal["left", "right"]
@@ -64,11 +65,18 @@ def measured(comparison: Comparison) -> Grid | None:
     nothing was."""
     if not any(row.measured for row in comparison.all_rows):
         return None
-    return _speed_and_memory(comparison, f"Measured on {comparison.device}", lambda row: row.measured)
+    title = f"Measured on {comparison.device}"
+    return _speed_and_memory(comparison, title, lambda row: row.measured, units.spread)
 
 
-def _speed_and_memory(comparison: Comparison, title: str, pick: Callable[[Row], Result | None]) -> Grid:
-    """Speed, memory by part, achieved bandwidth and FLOP/s of the result that `pick` takes of each row."""
+def _speed_and_memory(
+    comparison: Comparison,
+    title: str,
+    pick: Callable[[Row], Result | None],
+    show: Callable[..., str],
+) -> Grid:
+    """Speed, memory by part, achieved bandwidth and FLOP/s of the result that `pick` takes of each row. show:
+    writes a figure."""
     rows = comparison.all_rows
     picked = [result for result in map(pick, rows) if result is not None]
     energy = any(result.energy_per_token for result in picked)
@@ -93,17 +101,17 @@ def _speed_and_memory(comparison: Comparison, title: str, pick: Callable[[Row], 
             return (units.UNKNOWN,) * (len(columns) - 1)
         gain = speedup(row, comparison.baseline)
         texts = [
-            units.middle(r.ttft),
-            units.middle(r.tpot),
-            units.middle(r.tokens_per_s, bare=True),
+            show(r.ttft),
+            show(r.tpot),
+            show(r.tokens_per_s, bare=True),
             units.UNKNOWN if gain is None else units.ratio(gain),
-            units.middle(r.memory.weights),
-            units.middle(r.memory.cache),
-            units.middle(r.memory.total),
-            units.middle(r.achieved_gb_s, bare=True),
-            units.middle(r.achieved_gflop_s, bare=True),
+            show(r.memory.weights),
+            show(r.memory.cache),
+            show(r.memory.total),
+            show(r.achieved_gb_s, bare=True),
+            show(r.achieved_gflop_s, bare=True),
         ]
-        return tuple(texts + ([units.middle(r.energy_per_token)] if energy else []))
+        return tuple(texts + ([show(r.energy_per_token)] if energy else []))
 
     return Grid(title, tuple(columns), _lines(rows, cells), tuple(_missing_notes(picked)))
 
@@ -131,9 +139,9 @@ def quality(comparison: Comparison) -> Grid | None:
             else f"{(q.perplexity.mid / q.perplexity_baseline.mid - 1) * 100:+.1f} %"
         )
         return (
-            units.middle(q.kl_divergence, bare=True),
+            units.spread(q.kl_divergence, bare=True),
             _share(q.top1_agreement),
-            units.middle(q.perplexity, bare=True),
+            units.spread(q.perplexity, bare=True),
             change,
             *(_share(q.passkey.get(n)) for n in lengths),
         )
@@ -159,8 +167,8 @@ def predicted_here(comparison: Comparison) -> Grid | None:
         return None
     title, confidence = f"Predicted on {comparison.device}", f"confidence: {_confidences(found)}"
     if not any(row.errors for row in rows):
-        grid = _speed_and_memory(comparison, title, lambda row: row.predicted_here)
-        return replace(grid, notes=(confidence, *grid.notes))
+        grid = _speed_and_memory(comparison, title, lambda row: row.predicted_here, units.middle)
+        return replace(grid, notes=(confidence, *interval_notes(found), *grid.notes))
     names = (("ttft", "TTFT"), ("tpot", "TPOT"), ("tokens_per_s", "speed"))
     columns = [_NAME]
     for name, heading in names:
@@ -185,7 +193,7 @@ def predicted_here(comparison: Comparison) -> Grid | None:
         for name, heading in names
         if (error := comparison.median_error(name)) is not None
     ]
-    notes = (confidence, f"median absolute error: {', '.join(medians)}")
+    notes = (confidence, *interval_notes(found), f"median absolute error: {', '.join(medians)}")
     return Grid(title, tuple(columns), _lines(rows, cells), notes)
 
 
@@ -219,10 +227,14 @@ def predicted_elsewhere(comparison: Comparison) -> Grid | None:
 
     lines = _lines(rows, cells)
     labels: dict[str, list[str]] = {}
+    spreads = False
     for device in devices:
-        found = _confidences([r.predicted_elsewhere[device] for r in rows if device in r.predicted_elsewhere])
-        labels.setdefault(found or "none", []).append(device)
-    notes = ["confidence: " + "; ".join(f"{found}: {', '.join(on)}" for found, on in labels.items())]
+        found = [r.predicted_elsewhere[device] for r in rows if device in r.predicted_elsewhere]
+        spread = widest(found, "tokens_per_s")
+        labels.setdefault(_confidences(found) or "none", []).append(f"{device} {spread}".rstrip())
+        spreads = spreads or bool(spread)
+    told = "; ".join(f"{found}: {', '.join(on)}" for found, on in labels.items())
+    notes = [f"confidence{' and 90 % interval of speed' if spreads else ''}: {told}"]
     notes += [text.format(", ".join(who)) for text, who in refusals.items()]
     return Grid("Predicted on other devices", tuple(columns), lines, tuple(notes))
 

@@ -25,7 +25,8 @@ def render_result(result: Result) -> str:
     return _page(Comparison.single(result), result_grids(result), [])
 
 
-def _page(comparison: Comparison, grids: list[Grid], sentences: list[str]) -> str:
+def make_environment() -> Environment:
+    """The templates of all pages with their filters."""
     environment = Environment(
         loader=PackageLoader("twofold.report"),
         autoescape=select_autoescape(),
@@ -37,6 +38,11 @@ def _page(comparison: Comparison, grids: list[Grid], sentences: list[str]) -> st
     environment.filters["value"] = value_text
     environment.filters["prose"] = _prose
     environment.filters["label"] = _label
+    return environment
+
+
+def _page(comparison: Comparison, grids: list[Grid], sentences: list[str]) -> str:
+    environment = make_environment()
     drawn = [picture._replace(svg=Markup(picture.svg)) for picture in pictures(comparison)]
     return environment.get_template("report.html").render(
         comparison=comparison,

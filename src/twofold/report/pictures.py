@@ -11,6 +11,7 @@ from twofold.report.bars import Bar, Group, stacked
 from twofold.report.comparison import Comparison, Row
 from twofold.report.grid import speedup
 from twofold.report.plots import Point
+from twofold.report.roofline import roofline
 from twofold.report.schema import Memory, OpShare, Result
 
 
@@ -120,13 +121,19 @@ def _roofline(comparison: Comparison) -> Iterator[Picture]:
     if fastest is not None and same and _points(same.breakdown):
         series[f"ops of {fastest.label}"] = _points(same.breakdown)
     word = "Measured" if source.kind == "run" else "Predicted"
+    limits = {"attention, I/O bound": x} if (x := roofs.attention_intensity) else {}
     yield Picture(
         "Roofline",
         f"{word} ops under the ceilings of {comparison.device}"
         + (f" ({roofs.source})" if roofs.source else "")
         + ". On the slope memory is the limit, under the flat roof arithmetic is; the distance to the line "
-        "is what better kernels could gain.",
-        plots.roofline(series, roofs.gb_s, roofs.gflop_s),
+        "is what better kernels could gain."
+        + (
+            " Right of the dotted line no exact attention can come: its traffic has a lower bound."
+            if limits
+            else ""
+        ),
+        roofline(series, roofs.gb_s, roofs.gflop_s, limits=limits),
     )
 
 

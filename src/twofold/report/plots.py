@@ -30,83 +30,9 @@ class Point(NamedTuple):
     y: float
 
 
-def roofline(
-    series: Mapping[str, Sequence[Point]],
-    gb_s: Mapping[str, float],
-    gflop_s: Mapping[str, float],
-    *,
-    name: str = "roofline",
-) -> str:
-    """Ops under the ceilings of a device. Points: x in FLOP/byte, y in GFLOP/s; both must be positive.
-
-    gb_s: GB/s by memory level; gflop_s: GFLOP/s by precision.
-    """
-    points = [p for found in series.values() for p in found]
-    assert all(p.x > 0 and p.y > 0 for p in points), "a roofline has logarithmic axes"
-    ridges = [roof / slope for roof in gflop_s.values() for slope in gb_s.values()]
-    xs = [p.x for p in points] + ridges or [1.0]
-    left, right = min(xs) / 4, max(xs) * 6
-    top = max([*gflop_s.values(), *(p.y for p in points)], default=1.0) * 2.5
-    bottom = min([p.y for p in points] + [min(gb_s.values(), default=1.0) * left * 2], default=0.1) / 2
-    with drawing(4.0) as (figure, axes):
-        roof = max(gflop_s.values(), default=None)
-        for index, (level, slope) in enumerate(gb_s.items()):
-            end = right if roof is None else min(right, roof / slope)
-            axes.plot(
-                [left, end],
-                [slope * left, slope * end],
-                color=INK,
-                lw=1.2,
-                ls=_DASHES[index % len(_DASHES)],
-                label=f"{level} {units.digits(slope)} GB/s",
-            )
-        start = min(ridges, default=left)
-        for index, (precision, height) in enumerate(gflop_s.items()):
-            axes.plot(
-                [min(start, right), right],
-                [height, height],
-                color=INK,
-                lw=1.2,
-                ls=_DASHES[index % len(_DASHES)],
-            )
-            axes.annotate(
-                f"{precision} {units.digits(height)} GFLOP/s",
-                (right, height),
-                xytext=(-2, 4),
-                ha="right",
-                textcoords="offset points",
-            )
-        for index, (label, found) in enumerate(series.items()):
-            axes.scatter(
-                [p.x for p in found],
-                [p.y for p in found],
-                s=34,
-                color=COLOURS[index % len(COLOURS)],
-                marker=MARKERS[index % len(MARKERS)],
-                label=label,
-                zorder=3,
-            )
-        axes.set(
-            xscale="log",
-            yscale="log",
-            xlim=(left, right),
-            ylim=(bottom, top),
-            xlabel="FLOP per byte",
-            ylabel="GFLOP/s",
-        )
-        _plain_log(axes.xaxis)
-        _plain_log(axes.yaxis)
-        legend(figure, axes, columns=2)
-        first = next(iter(series.values()), [])
-        label_points(axes, [(p.x, p.y, p.label) for p in first])
-        told = "; ".join(
-            f"{p.label} at {units.digits(p.x)} FLOP/byte does {units.digits(p.y)} GFLOP/s" for p in first
-        )
-        return to_svg(figure, name, f"Roofline. {told}")
-
-
 _OPAQUE = {"facecolor": PAPER, "edgecolor": "none", "pad": 0.8}  # under text that crosses lines
-_DASHES = ("-", "--", "-.", ":")
+DASHES = ("-", "--", "-.", ":")
+"""Styles of the lines of one plot, in order."""
 
 
 def predicted_against_measured(
@@ -270,7 +196,7 @@ def device_speed(rows: Sequence[tuple[str, float, float, str]], *, name: str = "
         axes.spines["left"].set_visible(False)
         axes.grid(False, axis="y")
         axes.margins(x=0.08)
-        _plain_log(axes.xaxis)
+        plain_log(axes.xaxis)
         legend(figure, axes)
         told = "; ".join(f"{d}: {units.digits(a)} token/s, {units.digits(b)} with {w}" for d, a, b, w in rows)
         return to_svg(figure, name, f"Speed by device. {told}")
@@ -285,7 +211,7 @@ def _floor_log10(value: float) -> int:
     return exponent
 
 
-def _plain_log(axis: Any) -> None:
+def plain_log(axis: Any) -> None:
     """Decades written as plain numbers."""
     axis.set_major_locator(LogLocator(numticks=7))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}"))

@@ -53,7 +53,8 @@ def _figures(result: Result) -> Grid:
         lines.append(Line((_NAMES[name], units.figure(figure), *tail)))
     columns = (Column("", align="left"), Column("mean"), Column("p50"), Column("p90"), Column("p99"))
     word = "Measured" if result.kind == "run" else "Predicted"
-    return Grid(f"{word} on {result.device}", columns, tuple(lines), (f"confidence: {result.confidence}",))
+    notes = [f"confidence: {result.confidence}", *([result.intervals] if result.intervals else [])]
+    return Grid(f"{word} on {result.device}", columns, tuple(lines), tuple(notes))
 
 
 def _memory(result: Result) -> Grid:

@@ -1,6 +1,7 @@
 """The one JSON schema of results: what a run measured, or what a prediction says, in the same words.
 
-A **figure** is `{"low", "mid", "high", "unit"}`; the three are equal where there is no interval. Units are SI
+A **figure** is `{"low", "mid", "high", "unit"}`; the three are equal where there is no interval. That of a
+prediction contains the true value with 90 % probability, as far as past predictions tell. Units are SI
 and fixed by field, so that no reader has to convert: `s`, `B` (bytes), `token/s`, `GB/s` (1e9), `GFLOP/s`
 (1e9), `J/token`, `nat`, `1` (a fraction or a plain number). Counts, breakdowns and ceilings are plain numbers
 in the unit that their name tells. A figure that is unknown is null, and `missing` says why.
@@ -17,7 +18,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, mo
 
 from twofold.report.host import Host, twofold_version
 
-Confidence = Literal["measured", "calibrated", "datasheet"]
+Confidence = Literal["measured", "calibrated", "datasheet", "not validated"]
 Percentile = Literal["p50", "p90", "p99"]
 LatencyName = Literal["ttft", "tpot", "itl", "e2e"]
 Bound = Literal["compute", "memory", "link", "overhead", "unknown"]
@@ -203,10 +204,14 @@ class OpShare(Record):
 
 
 class Ceilings(Record):
-    """The roofs of a device: GB/s by memory level and GFLOP/s by precision, with where they come from."""
+    """The roofs of a device: GB/s by memory level and GFLOP/s by precision, with where they come from.
+
+    attention_intensity: FLOP per byte of memory that attention of the plan's model cannot exceed with this
+    device's cache, up to a constant factor (see `ops.io_bound`)."""
 
     gb_s: dict[str, float]
     gflop_s: dict[str, float]
+    attention_intensity: float | None = None
     source: str = ""
 
 
@@ -223,11 +228,13 @@ class Result(Record):
     """One plan on one device: executed (`kind` "run") or predicted ("predict").
 
     Latencies are means over requests, their intervals the uncertainty of that mean (for a run: the range over
-    repeats); `percentiles` has p50, p90 and p99 over requests. tokens_per_s: generated tokens over the time
-    from first arrival to last token; prefill_tokens_per_s: prompt tokens over the time spent in steps that
-    prefill. achieved_*: counted bytes and FLOP over the time spent in steps. memory is per device. counters:
-    by technique ("engine" for the engine's own). derived: the defaults that the planner filled in. missing:
-    why a figure is null.
+    repeats; for a prediction: `intervals` says what they are); `percentiles` has p50, p90 and p99 over
+    requests. confidence: "not validated" where no prediction for that kind of machine was ever measured.
+    tokens_per_s: generated tokens over the time from first arrival to last token; prefill_tokens_per_s:
+    prompt tokens over the time spent in steps that prefill. achieved_*: counted bytes and FLOP over the time
+    spent in steps. memory is per device. counters: by technique ("engine" for the engine's own). derived: the
+    defaults that the planner filled in. missing: why a figure is null. plan: what was asked for, where it
+    differs from the defaults, so that it can be run or predicted again.
     """
 
     schema_version: Literal[1] = 1
@@ -251,12 +258,14 @@ class Result(Record):
     energy_per_token: JoulesPerToken | None = None
     quality: Quality | None = None
     confidence: Confidence
+    intervals: str = ""
     behaviour: dict[str, BehaviourValue] = {}
     counters: dict[str, dict[str, float]] = {}
     breakdown: list[OpShare] = []
     ceilings: Ceilings | None = None
     derived: dict[str, JsonValue] = {}
     missing: dict[str, str] = {}
+    plan: dict[str, JsonValue] = {}
     seed: int | None = None
     host: Host = Field(default_factory=Host.here)
     twofold_version: str = Field(default_factory=twofold_version)

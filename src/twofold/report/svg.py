@@ -70,6 +70,16 @@ def drawing(height: float, width: float = WIDTH) -> Iterator[tuple[Figure, Any]]
         yield figure, figure.subplots()
 
 
+@contextmanager
+def drawing_panels(
+    rows: int, columns: int, width: float, height: float
+) -> Iterator[tuple[Figure, list[Any]]]:
+    """As `drawing`, with `rows` × `columns` sets of axes, read row by row."""
+    with _LOCK, mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        yield figure, list(figure.subplots(rows, columns, squeeze=False).flat)
+
+
 def legend(figure: Figure, axes: Any, columns: int = 4) -> None:
     """A legend above the axes, read row by row."""
     entries = list(zip(*axes.get_legend_handles_labels(), strict=True))

@@ -80,29 +80,53 @@ def _value(value: float, unit: str) -> str:
 
 def figure(value: Figure | None, *, bare: bool = False) -> str:
     """A figure with its unit (`bare`: without, for units that need no prefix) and, where it has one, its
-    interval.
+    interval in the same unit.
 
-    "12.3 ms", "12.3 ms (10.1 ms to 15.0 ms)"; UNKNOWN for None.
+    "12.3 ms", "12.3 ms (10.1–15.0)"; UNKNOWN for None.
     """
     if value is None:
         return UNKNOWN
-    unit = "1" if bare and value.unit not in ("s", "B", "J/token") else value.unit
-    text = _value(value.mid, unit)
+    text = middle(value, bare=bare)
     if value.is_exact:
         return text
-    low, high = _value(value.low, unit), _value(value.high, unit)
-    return text if low == high else f"{text} ({low} to {high})"
+    scale = _scale(value.mid, value.unit)
+    low, high = digits(value.low / scale), digits(value.high / scale)
+    return text if low == high else f"{text} ({low}–{high})"
 
 
 def middle(value: Figure | None, *, bare: bool = False) -> str:
-    """As `figure`, but only the middle and, where the interval is wide enough to see, half its width in
-    percent.
+    """As `figure`, without the interval."""
+    if value is None:
+        return UNKNOWN
+    unit = "1" if bare and value.unit not in ("s", "B", "J/token") else value.unit
+    return _value(value.mid, unit)
+
+
+def spread(value: Figure | None, *, bare: bool = False) -> str:
+    """As `middle`, with half the width of the interval in percent where it is wide enough to see.
 
     "12.3 ms", "12.3 ms ±18 %"; UNKNOWN for None.
     """
     if value is None:
         return UNKNOWN
-    unit = "1" if bare and value.unit not in ("s", "B", "J/token") else value.unit
-    text = _value(value.mid, unit)
+    text = middle(value, bare=bare)
     width = (value.high - value.low) / 2 / abs(value.mid) if value.mid else 0.0
     return f"{text} ±{width * 100:.0f} %" if width >= 0.005 else text
+
+
+def interval(value: Figure) -> str:
+    """The ends of an interval, relative to the middle: "−20/+31 %"."""
+    low, high = (round((end / value.mid - 1) * 100) for end in (value.low, value.high))
+    return f"{f'−{-low}' if low < 0 else low}/+{high} %"
+
+
+def _scale(value: float, unit: str) -> float:
+    """What `_value` divides `value` by, so that others can be written in the same unit."""
+    if unit == "s" and abs(value) >= 120:
+        return 3600.0 if abs(value) >= 7200 else 60.0
+    if unit not in ("s", "B", "J", "J/token", "FLOP") or value == 0:
+        return 1.0
+    size = abs(float(f"{value:.3g}"))
+    whole = unit.startswith(("B", "FLOP"))
+    fitting = (scale for scale, _ in _PREFIXES if size >= scale and not (whole and scale < 1))
+    return next(fitting, 1.0 if whole else 1e-9)

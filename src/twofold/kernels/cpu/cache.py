@@ -54,6 +54,7 @@ class NativeCache(CacheLayer):
             raise ValueError(f"no native cache for this layer: {reason}")
         super().__init__(heads, block_size)
         self.format = fmt
+        self.stored_as = fmt.name
         self._handle: Any = None
 
     # --- bytes

@@ -45,6 +45,7 @@ class KiviCache(CacheLayer):
     def __init__(self, heads: Heads, block_size: int, layout: Layout, counters: dict[str, int]) -> None:
         super().__init__(heads, block_size)
         self.layout = layout
+        self.stored_as = f"kivi-{layout.bits}"
         self.counters = counters
         self.value_group = min(layout.group, heads.v_dim)
         self._tails: list[tuple[torch.Tensor, torch.Tensor]] = []

@@ -44,6 +44,21 @@ class Layout:
         known = self._reads.get(window)
         if known is not None and known[0] is spans:
             return known[1]
+        entries = packed_keys = packed_values = 0
+        if window is None:  # nearly always: counted without calls, since this is done for every step
+            for queries, visible in spans:
+                before = visible - queries
+                entries += visible
+                packed_keys += before - before % self.residual
+                if before > self.residual:
+                    packed_values += before - self.residual
+            moved = Moved(packed_keys, packed_values, entries - packed_keys, entries - packed_values)
+        else:
+            moved = self._windowed_reads(spans, window)
+        self._reads[window] = (spans, moved)
+        return moved
+
+    def _windowed_reads(self, spans: Sequence[Span], window: int) -> Moved:
         total = [0, 0, 0, 0]
         for span in spans:
             begin = self.begin(span, window)
@@ -52,8 +67,7 @@ class Layout:
             total[1] += max(0, values - begin)
             total[2] += span.keys - max(begin, keys)
             total[3] += span.keys - max(begin, values)
-        self._reads[window] = (spans, Moved(*total))
-        return self._reads[window][1]
+        return Moved(*total)
 
     def writes(self, spans: Sequence[Span]) -> Moved:
         """What is written, were no draft voided."""

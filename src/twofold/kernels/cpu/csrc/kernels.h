@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "attention_kernels.h"
+#include "bandwidth_kernels.h"
 #include "elementwise_kernels.h"
 #include "matmul_kernels.h"
 
@@ -19,6 +20,7 @@ struct KernelTable {
   MatmulKernels matmul;
   ElementwiseKernels elementwise;
   AttentionKernels attention;
+  BandwidthKernels bandwidth;
 };
 
 const KernelTable& scalar_kernels();

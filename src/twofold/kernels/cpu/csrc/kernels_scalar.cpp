@@ -5,6 +5,7 @@
 #include "kernels.h"
 
 #include "attention_impl.h"
+#include "bandwidth_impl.h"
 #include "elementwise_impl.h"
 #include "matmul_impl.h"
 
@@ -12,7 +13,7 @@ namespace twofold {
 
 const KernelTable& scalar_kernels() {
   static const KernelTable table{"scalar", scalar::matmul_kernels(), scalar::elementwise_kernels(),
-                                 scalar::attention_kernels()};
+                                 scalar::attention_kernels(), scalar::bandwidth_kernels()};
   return table;
 }
 

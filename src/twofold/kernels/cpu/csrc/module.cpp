@@ -24,4 +24,5 @@ NB_MODULE(_native, m) {
   bind_blocks(m);
   bind_elementwise(m);
   bind_attention(m);
+  bind_microbench(m);
 }

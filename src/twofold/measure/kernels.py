@@ -1,0 +1,206 @@
+"""Per kernel: what a call costs and how fast it works by size, measured in engines that run probe models."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from twofold.devices.calibrated import RECORDED_TOKENS
+from twofold.devices.calibration import AttentionCurve, KindCurve, ProductCurve
+from twofold.devices.curves import Curve
+from twofold.measure.device_document import Measured
+from twofold.measure.probe import LARGE, NARROW, SMALL, Probe, quartile
+from twofold.ops.attention import Attention
+from twofold.ops.formats import get_format
+from twofold.ops.linear import Linear
+
+DEEP = replace(SMALL, num_layers=8)
+"""Deep enough that its weights sweep the inner caches in every step."""
+
+ROWS, QUICK_ROWS = (1, 4, 16, 64, 256, 512), (1, 16, 256)
+PACKED_FORMATS, QUICK_FORMATS = ("q4_1", "q8_0", "q4_k", "q6_k"), ("q4_1",)
+WEIGHTS = (
+    "",
+    "int-vs-fp",
+    "int-vs-fp:format=mxfp8",
+    "int-vs-fp:format=mxint4",
+    "int-vs-fp:activations=mxint8",
+)
+"""Techniques that store the weights of a float32 checkpoint, each for another kernel (the third for none)."""
+QUICK_WEIGHTS = WEIGHTS[:3]
+
+CACHES, QUICK_CACHES = ("kivi:bits=4", "kivi:bits=2"), ("kivi:bits=4",)
+"""Techniques that store the cache; what they do is computed by reference kernels."""
+FORMATS = ("f32", "int8", "int4")
+"""Native formats of the cache beside the device's own."""
+QUERIES, QUICK_QUERIES = (32, 128, 512), (64, 512)
+KEYS = 512
+FEW_KEYS, PACKED_KEYS = 32, 256
+"""Cached entries that are next to none, and those from which on techniques have packed some."""
+LAYERS, MORE_LAYERS = (24,), (16, 32)
+"""Depths of models whose caches do not fit inner caches, and perhaps not the outer one."""
+SEQS, STORED_SEQS = 16, 4
+
+KIND_TOKENS, QUICK_TOKENS = (16, 64, 256, 512), (64, 512)
+ONCE = ("norm", "rotary", "activation", "embedding", "cache-write")
+"""Kinds of ops that pass over their operands once."""
+
+
+def measure_calls(m: Measured, quick: bool) -> None:
+    """What products cost besides their work, on a model so narrow that there is nothing to compute, and what
+    the engine does per step and per sequence besides its ops."""
+    steps = 24 if quick else 96
+    apart = Probe(NARROW, m.device, max_seqs=16)
+    linear = apart.decode(4, 1, steps)["linear"]
+    m.call = linear.seconds / linear.calls
+    whole = Probe(NARROW, m.device, max_seqs=16, profile=False)
+    rest = {}
+    for seqs in (1, 16):
+        ops = sum(t.seconds for kind, t in apart.decode(4, seqs, steps).items() if kind != "sample")
+        rest[seqs] = max(0.0, whole.step_seconds(seqs, steps) - ops)
+    m.sequence = max(0.0, (rest[16] - rest[1]) / 15)
+    m.step = max(0.0, rest[1] - m.sequence)
+    m.unrecorded = _unrecorded(m, quick)
+
+
+def _unrecorded(m: Measured, quick: bool) -> float:
+    """Seconds that an op takes besides its work in a step that is not replayed from a recording."""
+    lengths = range(RECORDED_TOKENS + 1, RECORDED_TOKENS + (8 if quick else 24))
+    probe = Probe(NARROW, m.device, profile=False)
+    count = len(probe.ops(1))
+    first, again = [], []
+    for tokens in lengths:  # a step is recorded when its like comes for the second time
+        first.append(probe.prefill_seconds(tokens))
+        probe.prefill_seconds(tokens)
+        again.append(probe.prefill_seconds(tokens))
+    return max(0.0, (quartile(first) - quartile(again)) / count)
+
+
+def measure_products(m: Measured, quick: bool) -> None:
+    """FLOP/s by rows for every way that weights are stored, of small and of large matrices."""
+    for spec in (SMALL,) if quick else (SMALL, LARGE):
+        if m.device.stored_weights:
+            formats = QUICK_FORMATS if quick else PACKED_FORMATS
+            for fmt in (f for f in formats if spec.hidden % get_format(f).block == 0):
+                _products(m, Probe(spec, m.device, fmt=fmt, max_seqs=16), quick)
+        for technique in QUICK_WEIGHTS if quick else WEIGHTS:
+            _products(m, Probe(spec, m.device, fmt="f32", technique=technique, max_seqs=16), quick)
+
+
+def _products(m: Measured, probe: Probe, quick: bool) -> None:
+    """What products of a step take besides calls and the streaming of the weights, as `Calibrated` puts both
+    together."""
+    layer = [op for op in probe.ops(1) if isinstance(op, Linear)]
+    weights = sum(op.weight_bytes for op in layer)
+    stream = weights / Curve.bandwidth(m.read)(weights)
+    points = []
+    for rows in QUICK_ROWS if quick else ROWS:
+        found = probe.prefill(rows, 3 if quick else 6) if rows > 16 else probe.decode(FEW_KEYS, rows, 24)
+        linear = found["linear"]
+        busy = max(linear.seconds - linear.calls * m.call, 0.2 * linear.seconds)
+        computing = busy - m.exposed * stream
+        if computing < stream:  # streaming is the longer part, and hides most of computing
+            computing = (busy - stream) / m.exposed if m.exposed else 0.0
+            computing = min(max(computing, 0.05 * stream), stream)
+        points.append((float(rows), linear.flop / computing))
+    names = [f"{op.format}:{op.compute}" for op in layer]
+    size = sum(op.in_features * op.out_features for op in layer) / len(layer)
+    m.products.setdefault(max(set(names), key=names.count), []).append(ProductCurve(size=size, rate=points))
+
+
+def measure_kinds(m: Measured, quick: bool) -> None:
+    """Ops that pass over their operands once, among products whose weights sweep the inner caches."""
+    probe = Probe(DEEP, m.device)
+    single = probe.decode(FEW_KEYS, 1, 24)
+    rates: dict[str, list[tuple[float, float]]] = {kind: [] for kind in ONCE}
+    for tokens in QUICK_TOKENS if quick else KIND_TOKENS:
+        found = probe.prefill(tokens, 4 if quick else 8)
+        for kind, points in rates.items():
+            total = found[kind]
+            call = single[kind].seconds / single[kind].calls
+            busy = max(total.seconds - total.calls * call, 0.2 * total.seconds)
+            moved = total.bytes_moved / total.calls
+            points.append((moved, total.bytes_moved / busy))
+    for kind, points in rates.items():
+        m.kinds[kind] = KindCurve(call=single[kind].seconds / single[kind].calls, rate=points)
+
+
+def measure_attention(m: Measured, quick: bool) -> None:
+    """Attention over every format of the cache: the device's own, other native ones, those of techniques."""
+    own: list[tuple[str, str]] = [(m.device.cache_format or "", "")]
+    native = [] if quick or m.device.cache_format is None else [(name, "") for name in FORMATS]
+    stored = [("", name) for name in (QUICK_CACHES if quick else CACHES)]
+    for fmt, technique in [*own, *native, *stored]:
+        _attention(m, fmt, technique, quick)
+
+
+def _attention(m: Measured, fmt: str, technique: str, quick: bool) -> None:
+    """One format, among products whose weights sweep the inner caches. A technique's cache is written by
+    reference kernels as well: what that takes is counted with attention."""
+    asked = fmt if fmt in FORMATS else "auto"
+    seqs = STORED_SEQS if technique else SEQS
+    probe = Probe(
+        DEEP,
+        m.device,
+        technique=technique,
+        cache_format=asked,
+        max_keys=KEYS + 64,
+        max_seqs=seqs,
+        step_tokens=seqs * KEYS,
+    )
+    op = next(op for op in probe.ops(1) if isinstance(op, Attention))
+    kinds = ("attention", "cache-write") if technique else ("attention",)
+    steps = 8 if quick else 24
+
+    def decode(entries: int, seqs: int) -> tuple[float, float]:
+        """Seconds of one op and bytes that it reads."""
+        found = probe.decode(entries, seqs, steps)
+        attention = found["attention"]
+        taken = sum(found[kind].seconds for kind in kinds) / attention.calls
+        return taken, attention.bytes_moved / attention.calls
+
+    few = PACKED_KEYS if technique else FEW_KEYS
+    (one, _), (several, few_bytes) = decode(few, 1), decode(few, seqs)
+    long, many_bytes = decode(KEYS, seqs)
+    read = (many_bytes - few_bytes) / max(long - several, 0.2 * long)
+    sequence = max(0.0, (several - one) / (seqs - 1) - few_bytes / seqs / read)
+    call = max(0.0, one - sequence - few_bytes / seqs / read)
+    gathers = bool(technique) or m.device.context is None
+    points = []
+    for queries in QUICK_QUERIES if quick else QUERIES:
+        found = probe.prefill(queries, 3 if quick else 6)
+        attention = found["attention"]
+        taken = sum(found[kind].seconds for kind in kinds)
+        busy = taken - attention.calls * (call + sequence)
+        if gathers:
+            busy -= attention.bytes_moved / read
+        points.append((float(queries), attention.flop / max(busy, 0.2 * taken)))
+    within = _step_bytes(probe, seqs)
+    reads = [(within, read)]
+    if not technique and fmt not in FORMATS:
+        reads += _reads(m, (LAYERS if quick else MORE_LAYERS), call + seqs * sequence)
+    m.attention[op.format] = AttentionCurve(
+        call=call, sequence=sequence, read=reads, queries=points, gathers=gathers
+    )
+
+
+def _reads(m: Measured, layers: tuple[int, ...], calling: float) -> list[tuple[float, float]]:
+    """Bytes/s of the device's own cache by the bytes that a step of deeper models goes through."""
+    points = []
+    for count in layers:
+        probe = Probe(
+            replace(SMALL, num_layers=count),
+            m.device,
+            max_keys=KEYS + 64,
+            max_seqs=SEQS,
+            step_tokens=SEQS * KEYS,
+        )
+        found = probe.decode(KEYS, SEQS, 12)["attention"]
+        busy = max(found.seconds - found.calls * calling, 0.2 * found.seconds)
+        points.append((_step_bytes(probe, SEQS), found.bytes_moved / busy))
+    return points
+
+
+def _step_bytes(probe: Probe, seqs: int) -> float:
+    """Bytes of weights and cache that a decoding step of `seqs` long sequences goes through."""
+    weights = sum(op.weight_bytes for op in probe.ops(1) if isinstance(op, Linear))
+    return weights + seqs * KEYS * probe.engine.runner.block_bytes / probe.engine.runner.size.block_size
