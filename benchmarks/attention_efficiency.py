@@ -10,7 +10,7 @@ The working set of the measurement is the operator's own, repeated: caches that 
 Parameters are fitted on one GPU of each generation under vLLM in 16 bits, on every other point; all other
 GPUs, backends and formats are held out. How far a generation carries to the next is shown with the section
 of the one before. With --fit the best sections are searched and printed first, otherwise the catalogue's are
-used.
+used. Backends whose serving profile has kernels of its own are shown with and without them.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from twofold.devices.catalog import get_device
 from twofold.devices.efficiency.attention import AttentionEfficiency, AttentionTime
 from twofold.devices.efficiency.machine import Machine
 from twofold.devices.roofline import Roofline
+from twofold.engine.serving_profile import get_serving
 from twofold.ops.attention import Attention, CacheWrite, SpanTotals, span_pairs
 from twofold.ops.base import Cost
 
@@ -175,6 +176,10 @@ def main() -> None:
             head = f"{gpu} {backend} {version}"
             fitted = backend == "vllm" and gpu == FITTED.get(generation)
             tables(cases, timer, head + ("" if fitted else " (held out)"))
+            kernels = get_serving(backend).kernels_on(generation)
+            if kernels.decode != 1.0:
+                section = sections.get(generation, file.efficiency.attention)
+                tables(cases, AttentionTime(section, Machine.of(file), kernels), f"{head} (own kernels)")
             if fitted and generation in BEFORE:
                 before, other = BEFORE[generation]
                 carried = sections.get(before, get_device(other).efficiency.attention)

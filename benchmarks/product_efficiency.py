@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from random import Random
+from statistics import median
 
 from twofold.devices.catalog import device_names, get_device
 from twofold.fit.fit import predict, statistics
@@ -47,6 +48,8 @@ FORMATS = {
 """The package's precisions as (precision of the product, stored format); block-scaled FP8 is left out."""
 LEAST_DEPTH, LEAST_COLS = 512, 256
 """Smaller products do not occur in language models."""
+MANY_ROWS = 256
+"""Rows from which on the units, not the memory, take the time."""
 EAGER, LEAST_SECONDS = ("sq", "int8_wo", "int4_wo"), 100e-6
 """Precisions that were timed through calls from the host, and the time from which on that does not matter."""
 
@@ -100,13 +103,17 @@ def write(folder: Path, device: str, rows: list[dict[str, object]]) -> Path:
 
 
 def show(path: Path) -> None:
-    """Errors of one table by stored format and software, and of bf16 by the number of rows."""
+    """Errors of one table by stored format and software, and of bf16 by the number of rows. Where there are
+    many rows, the median of predicted over measured tells how a software's kernels differ (see `kernels` of
+    the serving profiles)."""
     points = [Point(path.name, timed, False) for timed in product_ops(path)]
     found: dict[str, list[float]] = {}
     for point, seconds in zip(points, predict(points), strict=True):
         error = seconds / point.timed.seconds - 1.0
         stored, software = point.timed.case.split()[-2:]
         keys = [f"{stored} {software}", stored]
+        if point.timed.rows >= MANY_ROWS:
+            keys.append(f"{stored} {software}, rows {MANY_ROWS}-")
         if stored == "bf16":
             rows = point.timed.rows
             keys.append("bf16, rows " + ("1-64" if rows <= 64 else "65-1024" if rows <= 1024 else "1025-"))
@@ -116,7 +123,11 @@ def show(path: Path) -> None:
     for key, errors in sorted(found.items()):
         e = statistics(errors)
         assert e is not None
-        print(f"  {key:28} n={e.points:5}  MAPE {e.mape:6.1%}  p90 {e.p90:6.1%}  bias {e.bias:+6.1%}")
+        ratio = 1.0 + median(errors)
+        print(
+            f"  {key:28} n={e.points:5}  MAPE {e.mape:6.1%}  p90 {e.p90:6.1%}  bias {e.bias:+6.1%}"
+            f"  median {ratio:.2f}"
+        )
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.cli.conftest import Twofold
+from typer.models import CommandInfo
 
 from twofold.cli import app, complete
 
@@ -84,10 +85,14 @@ def test_a_bug_is_not_hidden(twofold: Twofold, monkeypatch: pytest.MonkeyPatch) 
         twofold("predict", "--device", "t4")
 
 
+def name_of(command: CommandInfo) -> str:
+    """The command's name, which typer makes of the function's where there is none."""
+    assert command.callback is not None
+    return command.name or command.callback.__name__.replace("_", "-")
+
+
 def test_every_command_has_help_and_a_description(twofold: Twofold) -> None:
-    names = [
-        command.name or command.callback.__name__ for command in app.registered_commands if command.callback
-    ]
+    names = [name_of(command) for command in app.registered_commands]
     assert {
         "compare",
         "run",
@@ -110,7 +115,7 @@ def test_every_command_has_help_and_a_description(twofold: Twofold) -> None:
 def test_the_examples_of_the_help_are_valid_options(twofold: Twofold) -> None:
     """An example's options are known to its command."""
     for command in app.registered_commands:
-        shown = twofold(str(command.name or command.callback.__name__), "--help").stdout  # type: ignore[union-attr]
+        shown = twofold(name_of(command), "--help").stdout
         for line in (command.epilog or "").split("\n\n"):
             for word in line.split():
                 if word.startswith("--"):

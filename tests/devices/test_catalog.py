@@ -16,6 +16,7 @@ from twofold.devices.catalog import (
     parse_device,
     this_cpu_path,
 )
+from twofold.devices.efficiency.machine import Machine
 from twofold.devices.figures import parse_quantity
 from twofold.devices.schema import figures
 
@@ -81,7 +82,7 @@ def test_published_peaks() -> None:
     """A few figures that anybody can look up, in SI units."""
     h100 = get_device("h100-sxm")
     assert h100.matmul["bf16"].value == pytest.approx(989.4e12)
-    assert h100.memory.capacity.value == 80e9
+    assert h100.memory.capacity.value == 81559 * 2**20
     assert get_device("tpu-v4").memory.capacity.value == 32 * 2**30
     assert get_device("A100-80G-SXM").memory.bandwidth.value == 2039e9
 
@@ -156,3 +157,17 @@ def test_broken_files_are_refused(old: str, new: str, message: str) -> None:
 def test_every_generation_is_used() -> None:
     used = {yaml.safe_load(text_of(name))["efficiency"] for name in device_names()}
     assert used == set(generation_names())
+
+
+def test_codes_that_travel_with_the_data_take_memory_and_bandwidth() -> None:
+    """Cards with GDDR6 and ECC switched on keep 15/16 of their chips' capacity and less of the bandwidth."""
+    inline = {name for name in device_names() if get_device(name).memory.ecc is not None}
+    assert inline == {"a10", "a40", "l4", "l40s", "t4"}
+    for name in inline:
+        memory = get_device(name).memory
+        assert memory.ecc is not None
+        chips = 2**30 * {"a40": 48, "l40s": 48, "t4": 16}.get(name, 24)
+        assert memory.capacity.value == pytest.approx(chips * 15 / 16, rel=0.002)
+        assert Machine.of(get_device(name)).memory_bandwidth == memory.bandwidth.value * memory.ecc.value
+    beside = get_device("rtx-4090")
+    assert Machine.of(beside).memory_bandwidth == beside.memory.bandwidth.value

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from twofold.devices.base import StepCost
+from twofold.devices.efficiency.kernels import USUAL
 from twofold.devices.registry import make_device
 from twofold.engine import build, serving_profile
 from twofold.engine.arrivals import Arrivals
@@ -164,4 +165,36 @@ def test_a_figure_names_its_source() -> None:
                 **{k: {"value": 0, "source": "here"} for k in ("sequence", "token", "launch", "graph_seqs")},
                 "overlapped": False,
             },  # type: ignore[arg-type]
+        )
+
+
+def test_kernels_are_the_software_s_and_of_a_generation() -> None:
+    own = get_serving("trtllm-offline")
+    assert own.kernels_on("hopper").narrow > 1.0
+    assert own.kernels_on("ampere") == get_serving("vllm").kernels_on("hopper") == USUAL
+
+
+def test_a_device_uses_the_kernels_of_the_software_that_was_built_last() -> None:
+    device = make_device("h100-sxm")
+    engine = {"weights": "fp8", "cache_format": "fp8", "max_num_seqs": 512}
+    took = []
+    for name in ("plain", "trtllm-offline", "plain"):
+        plan = Plan.from_dict({"model": MODEL, "engine": {**engine, "serving": name}})
+        built = build_engine(plan, device, get_spec(MODEL))
+        assert device.kernels == get_serving(name).kernels_on("hopper")  # type: ignore[union-attr]
+        device.totals = {}
+        params = SamplingParams(max_tokens=4, ignore_eos=True)
+        built.play([(0.0, 512, params)] * 32)
+        took.append(sum(total.seconds for total in device.totals.values()))
+    assert took[1] < took[0] == took[2]
+
+
+def test_a_source_of_a_kernel_must_exist() -> None:
+    with pytest.raises(ValueError, match="nowhere"):
+        ServingProfile.model_validate(
+            {
+                "name": "x",
+                "title": "x",
+                "kernels": {"hopper": {"narrow": {"value": 1.1, "source": "nowhere"}}},
+            }
         )

@@ -225,5 +225,3 @@ def _row(stored: Stored) -> tuple[str, ...]:
         seconds("tpot"),
         units.UNKNOWN if speed is None else units.digits(speed.mid),
     )
-
-

@@ -23,6 +23,9 @@ from twofold.ops.elementwise import Sample
 from twofold.ops.formats import get_format
 from twofold.ops.linear import ExpertMLP, Linear
 
+PARTITION = 256
+"""Keys of a part of a context that native attention gives to one thread (kPartition in csrc/step.h)."""
+
 RECORDED_TOKENS = 128
 """Tokens up to which a step is taken to be replayed from a recording. The device `cpu` records longer ones as
 well where they come again, but has room for few of them, and prompts rarely have equal lengths."""
@@ -58,6 +61,7 @@ class Calibrated(Roofline):
             name: (found.call, Curve(*zip(*found.rate, strict=True)))
             for name, found in file.curves.kinds.items()
         }
+        self._threads = int(file.units.count.value)
         super().__init__(file, groups, ranks=ranks, num_devices=num_devices)
 
     def stream_bandwidth(self, nbytes: int) -> float:
@@ -140,6 +144,11 @@ class Calibrated(Roofline):
         # As many layers as this op stands for read as much; a step comes back to a byte after all others.
         near = read(self.resident_bytes + max(1, self._repeat * op.cache_bytes))
         reading = alone * op.cache_bytes / near
+        if not curve.gathers and totals.singles:
+            # A thread takes a part of a sequence's key-value head as a whole; few parts may leave some idle.
+            parts = -(-totals.single_keys // (totals.singles * PARTITION))
+            items = totals.singles * parts * op.kv_heads
+            reading *= -(-items // self._threads) * self._threads / items
         computing = 0.0
         if several:
             share = (totals.pairs - totals.single_keys) / totals.pairs

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from twofold.devices.base import Device, LayerT, Model, OpTotals, StepCost
 from twofold.devices.clock import VirtualClock
+from twofold.devices.efficiency.kernels import Kernels
 from twofold.devices.walk import Known, Walk
 from twofold.ops.attention import Attention
 from twofold.ops.base import Cost, Op
@@ -44,6 +45,8 @@ class ModelledDevice(Device):
     """
 
     real = False
+    generation = ""
+    """Whose efficiencies time the ops; empty where the device has a model of its own."""
 
     def __init__(self, *, idle_watts: float = 0.0, ranks: int = 1, step_overhead: float = 0.0) -> None:
         self._spent: dict[tuple[str, str], OpTotals] = {}
@@ -72,6 +75,10 @@ class ModelledDevice(Device):
 
         ValueError for an op that the device cannot execute, naming it and the reason.
         """
+
+    def use(self, kernels: Kernels) -> None:
+        """Time ops with a software's `kernels` from here on. No effect on a device whose kernels are its
+        own."""
 
     # --- executing: the hot path ---
 

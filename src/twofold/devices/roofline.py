@@ -20,6 +20,7 @@ from twofold.devices.catalog import energy_table
 from twofold.devices.efficiency.attention import AttentionTime
 from twofold.devices.efficiency.elementwise import ElementwiseTime
 from twofold.devices.efficiency.energy import EnergyModel
+from twofold.devices.efficiency.kernels import USUAL, Kernels
 from twofold.devices.efficiency.machine import Machine
 from twofold.devices.efficiency.products import ProductTime
 from twofold.devices.links import Group, collective_seconds
@@ -56,6 +57,7 @@ class Roofline(ModelledDevice):
         super().__init__(idle_watts=file.power.idle.value * ranks, ranks=ranks, step_overhead=eff.step.value)
         self.file = file
         self.name = file.name
+        self.generation = file.generation
         self.confidence = file.confidence
         self.num_devices = num_devices
         self.linkable = file.link is not None or file.network is not None
@@ -67,7 +69,8 @@ class Roofline(ModelledDevice):
         self.stored_weights = file.stored_weights
         self.cache_format = file.cache_format
         self.native_precision = next((p for p in NATIVE if p in file.matmul), "fp32")
-        machine = Machine.of(file)
+        machine = self._machine = Machine.of(file)
+        self.kernels = USUAL
         self.products = ProductTime(eff.products, machine)
         self.elementwise = ElementwiseTime(eff.elementwise, machine)
         self.attention = AttentionTime(eff.attention, machine)
@@ -106,6 +109,15 @@ class Roofline(ModelledDevice):
             self._stores[DISK] = (slowest, disk.latency.value if disk.latency else 0.0)
 
     # --- what the deployed plan sets ---
+
+    def use(self, kernels: Kernels) -> None:
+        """Time products and attention with a software's `kernels` from here on."""
+        if kernels != self.kernels:
+            eff = self.file.efficiency
+            self.kernels = kernels
+            self.products = ProductTime(eff.products, self._machine, kernels)
+            self.attention = AttentionTime(eff.attention, self._machine, kernels)
+            self.forget_charges()
 
     @property
     def resident_bytes(self) -> int:

@@ -22,6 +22,7 @@ from twofold.devices.figures import (
     Figure,
     FlopRate,
     Money,
+    Ratio,
     Seconds,
     Strict,
     Watts,
@@ -40,11 +41,14 @@ class Units(Strict):
 
 
 class Memory(Strict):
-    """The memory beside the compute units. technology: a key of the shared energy table."""
+    """The memory beside the compute units. technology: a key of the shared energy table; capacity: what the
+    device offers; ecc: share of the bandwidth that is left where error-correcting codes travel over the same
+    pins as the data (GDDR6 with ECC switched on)."""
 
     technology: str
     capacity: Bytes
     bandwidth: Bandwidth
+    ecc: Ratio | None = None
 
 
 class Cache(Strict):

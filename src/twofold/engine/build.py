@@ -264,6 +264,8 @@ def _assemble(
     modelled = the_one([a.modelled_drafter for a in actives])
     size = CacheSize(memory.num_blocks, limits.block_size, limits.max_num_seqs)
     device.resident_bytes = model.weight_bytes()
+    if isinstance(device, ModelledDevice):
+        device.use(get_serving(plan.engine.serving).kernels_on(device.generation))
     return Engine(
         Scheduler(config, blocks, policy),
         Runner(model, device, size, num_host_blocks=host_blocks, drafts=modelled),

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, model_validator
 
+from twofold.devices.efficiency.kernels import Kernels
 from twofold.devices.figures import Count, Figure, Ratio, Seconds, Strict
 from twofold.errors import nearest
 from twofold.plan import EnginePlan, Plan
@@ -65,8 +66,17 @@ class Frontend(Strict):
     response: Seconds
 
 
+class OwnKernels(Strict):
+    """How the software's kernels differ from those that a generation's efficiencies were measured with: see
+    `devices.efficiency.kernels.Kernels`."""
+
+    narrow: Ratio | None = None
+    decode: Ratio | None = None
+
+
 class ServingProfile(Strict):
-    """One serving software. host, frontend: None where they take no time."""
+    """One serving software. host, frontend: None where they take no time; kernels: by generation, those that
+    are the software's own."""
 
     name: str
     title: str
@@ -74,10 +84,11 @@ class ServingProfile(Strict):
     scheduler: SchedulerDefaults = SchedulerDefaults()
     host: HostWork | None = None
     frontend: Frontend | None = None
+    kernels: dict[str, OwnKernels] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _sourced(self) -> ServingProfile:
-        for part in (self.scheduler, self.host, self.frontend):
+        for part in (self.scheduler, self.host, self.frontend, *self.kernels.values()):
             for name, value in part or ():
                 key = value.source if isinstance(value, Figure) else None
                 if key is not None and key not in self.sources:
@@ -85,6 +96,11 @@ class ServingProfile(Strict):
                         f"{self.name}: {name} names source {key!r}; {nearest(key, self.sources)}"
                     )
         return self
+
+    def kernels_on(self, generation: str) -> Kernels:
+        """The factors by which the software's kernels differ on a generation of devices."""
+        own = self.kernels.get(generation, ())
+        return Kernels(**{name: figure.value for name, figure in own if figure is not None})
 
     def fill(self, plan: Plan) -> Plan:
         """`plan` with the software's scheduler defaults where it gives no value of its own."""

@@ -82,7 +82,7 @@ def calibrate(
     path: Path | None = None,
 ) -> Calibration:
     """Measure this CPU through those `kernels` and write its device file to `path` (default: where `this-cpu`
-    is looked for). quick: fewer formats, sizes and repeats, under 20 seconds instead of a minute.
+    is looked for). quick: fewer formats, sizes and repeats, 20 seconds instead of two minutes.
 
     progress(what, done, total) is called before each part. OSError where the file cannot be written.
     """

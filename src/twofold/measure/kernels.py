@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from twofold.devices.calibrated import RECORDED_TOKENS
-from twofold.devices.calibration import AttentionCurve, KindCurve, ProductCurve
+from twofold.devices.calibration import AttentionCurve, KindCurve, Points, ProductCurve
 from twofold.devices.curves import Curve
 from twofold.measure.device_document import Measured
 from twofold.measure.probe import LARGE, NARROW, SMALL, Probe, quartile
@@ -32,6 +32,7 @@ CACHES, QUICK_CACHES = ("kivi:bits=4", "kivi:bits=2"), ("kivi:bits=4",)
 """Techniques that store the cache; what they do is computed by reference kernels."""
 FORMATS = ("f32", "int8", "int4")
 """Native formats of the cache beside the device's own."""
+PROMPTS, QUICK_PROMPTS = (128, 512, 2048), (512,)
 QUERIES, QUICK_QUERIES = (32, 128, 512), (64, 512)
 KEYS = 512
 FEW_KEYS, PACKED_KEYS = 32, 256
@@ -45,17 +46,22 @@ ONCE = ("norm", "rotary", "activation", "embedding", "cache-write")
 """Kinds of ops that pass over their operands once."""
 
 
+def _budget(quick: bool) -> float:
+    """Seconds that one figure is worth: long enough to have quiet moments on a machine that others use."""
+    return 0.05 if quick else 0.25
+
+
 def measure_calls(m: Measured, quick: bool) -> None:
     """What products cost besides their work, on a model so narrow that there is nothing to compute, and what
     the engine does per step and per sequence besides its ops."""
-    steps = 24 if quick else 96
+    budget, steps = _budget(quick), 24 if quick else 96
     apart = Probe(NARROW, m.device, max_seqs=16)
-    linear = apart.decode(4, 1, steps)["linear"]
+    linear = apart.decode(4, 1, budget)["linear"]
     m.call = linear.seconds / linear.calls
     whole = Probe(NARROW, m.device, max_seqs=16, profile=False)
     rest = {}
     for seqs in (1, 16):
-        ops = sum(t.seconds for kind, t in apart.decode(4, seqs, steps).items() if kind != "sample")
+        ops = sum(t.seconds for kind, t in apart.decode(4, seqs, budget).items() if kind != "sample")
         rest[seqs] = max(0.0, whole.step_seconds(seqs, steps) - ops)
     m.sequence = max(0.0, (rest[16] - rest[1]) / 15)
     m.step = max(0.0, rest[1] - m.sequence)
@@ -76,14 +82,18 @@ def _unrecorded(m: Measured, quick: bool) -> float:
 
 
 def measure_products(m: Measured, quick: bool) -> None:
-    """FLOP/s by rows for every way that weights are stored, of small and of large matrices."""
-    for spec in (SMALL,) if quick else (SMALL, LARGE):
+    """FLOP/s by rows for every way that weights are stored, of large and of small matrices. The small ones
+    twice (quick: once), the better of both: a machine that others use may be slow for a second."""
+    for spec in (SMALL,) if quick else (LARGE, SMALL, SMALL):
+        few = quick or spec is LARGE
         if m.device.stored_weights:
             formats = QUICK_FORMATS if quick else PACKED_FORMATS
             for fmt in (f for f in formats if spec.hidden % get_format(f).block == 0):
                 _products(m, Probe(spec, m.device, fmt=fmt, max_seqs=16), quick)
-        for technique in QUICK_WEIGHTS if quick else WEIGHTS:
+        for technique in QUICK_WEIGHTS if few else WEIGHTS:
             _products(m, Probe(spec, m.device, fmt="f32", technique=technique, max_seqs=16), quick)
+    for curves in m.products.values():
+        curves.sort(key=lambda curve: curve.size)
 
 
 def _products(m: Measured, probe: Probe, quick: bool) -> None:
@@ -94,7 +104,8 @@ def _products(m: Measured, probe: Probe, quick: bool) -> None:
     stream = weights / Curve.bandwidth(m.read)(weights)
     points = []
     for rows in QUICK_ROWS if quick else ROWS:
-        found = probe.prefill(rows, 3 if quick else 6) if rows > 16 else probe.decode(FEW_KEYS, rows, 24)
+        budget = _budget(quick)
+        found = probe.prefill(rows, budget) if rows > 16 else probe.decode(FEW_KEYS, rows, budget)
         linear = found["linear"]
         busy = max(linear.seconds - linear.calls * m.call, 0.2 * linear.seconds)
         computing = busy - m.exposed * stream
@@ -104,16 +115,26 @@ def _products(m: Measured, probe: Probe, quick: bool) -> None:
         points.append((float(rows), linear.flop / computing))
     names = [f"{op.format}:{op.compute}" for op in layer]
     size = sum(op.in_features * op.out_features for op in layer) / len(layer)
-    m.products.setdefault(max(set(names), key=names.count), []).append(ProductCurve(size=size, rate=points))
+    curves = m.products.setdefault(max(set(names), key=names.count), [])
+    for i, curve in enumerate(curves):
+        if curve.size == size:
+            curves[i] = ProductCurve(size=size, rate=_better(curve.rate, points))
+            return
+    curves.append(ProductCurve(size=size, rate=points))
+
+
+def _better(some: Points, others: Points) -> Points:
+    """The faster of two measurements of the same points."""
+    return [(x, max(y, again)) for (x, y), (_, again) in zip(some, others, strict=True)]
 
 
 def measure_kinds(m: Measured, quick: bool) -> None:
     """Ops that pass over their operands once, among products whose weights sweep the inner caches."""
     probe = Probe(DEEP, m.device)
-    single = probe.decode(FEW_KEYS, 1, 24)
+    single = probe.decode(FEW_KEYS, 1, _budget(quick))
     rates: dict[str, list[tuple[float, float]]] = {kind: [] for kind in ONCE}
     for tokens in QUICK_TOKENS if quick else KIND_TOKENS:
-        found = probe.prefill(tokens, 4 if quick else 8)
+        found = probe.prefill(tokens, _budget(quick))
         for kind, points in rates.items():
             total = found[kind]
             call = single[kind].seconds / single[kind].calls
@@ -131,6 +152,39 @@ def measure_attention(m: Measured, quick: bool) -> None:
     stored = [("", name) for name in (QUICK_CACHES if quick else CACHES)]
     for fmt, technique in [*own, *native, *stored]:
         _attention(m, fmt, technique, quick)
+    if m.device.cache_format is not None:
+        _whole_prompts(m, quick)
+    if not quick:  # again, since so much rests on it; the better of both, as of products
+        name, first = next(iter(m.attention.items()))
+        _attention(m, *own[0], quick)
+        second = m.attention[name]
+        m.attention[name] = second.model_copy(
+            update={
+                "call": min(first.call, second.call),
+                "sequence": min(first.sequence, second.sequence),
+                "read": _better(first.read, second.read),
+                "queries": _better(first.queries, second.queries),
+            }
+        )
+
+
+def _whole_prompts(m: Measured, quick: bool) -> None:
+    """Attention of a pass over a whole prompt that keeps its keys as activations, as prompt filters do."""
+    own = m.attention[m.device.cache_format or ""]
+    last = DEEP.num_layers - 1
+    longest = PROMPTS[-1]
+    probe = Probe(
+        DEEP,
+        m.device,
+        technique=f"gemfilter:layer={last},keep=16",
+        max_keys=longest + 16,
+        step_tokens=longest,
+    )
+    points = []
+    for tokens in QUICK_PROMPTS if quick else PROMPTS:
+        found = probe.prefill(tokens, _budget(quick))["attention"]
+        points.append((float(tokens), found.flop / found.seconds))
+    m.attention[""] = own.model_copy(update={"queries": points, "gathers": False})
 
 
 def _attention(m: Measured, fmt: str, technique: str, quick: bool) -> None:
@@ -149,11 +203,10 @@ def _attention(m: Measured, fmt: str, technique: str, quick: bool) -> None:
     )
     op = next(op for op in probe.ops(1) if isinstance(op, Attention))
     kinds = ("attention", "cache-write") if technique else ("attention",)
-    steps = 8 if quick else 24
 
     def decode(entries: int, seqs: int) -> tuple[float, float]:
         """Seconds of one op and bytes that it reads."""
-        found = probe.decode(entries, seqs, steps)
+        found = probe.decode(entries, seqs, _budget(quick))
         attention = found["attention"]
         taken = sum(found[kind].seconds for kind in kinds) / attention.calls
         return taken, attention.bytes_moved / attention.calls
@@ -167,7 +220,7 @@ def _attention(m: Measured, fmt: str, technique: str, quick: bool) -> None:
     gathers = bool(technique) or m.device.context is None
     points = []
     for queries in QUICK_QUERIES if quick else QUERIES:
-        found = probe.prefill(queries, 3 if quick else 6)
+        found = probe.prefill(queries, _budget(quick))
         attention = found["attention"]
         taken = sum(found[kind].seconds for kind in kinds)
         busy = taken - attention.calls * (call + sequence)
@@ -177,7 +230,8 @@ def _attention(m: Measured, fmt: str, technique: str, quick: bool) -> None:
     within = _step_bytes(probe, seqs)
     reads = [(within, read)]
     if not technique and fmt not in FORMATS:
-        reads += _reads(m, (LAYERS if quick else MORE_LAYERS), call + seqs * sequence)
+        deep = [_reads(m, LAYERS if quick else MORE_LAYERS, call + seqs * sequence) for _ in range(2)]
+        reads += _better(*deep)
     m.attention[op.format] = AttentionCurve(
         call=call, sequence=sequence, read=reads, queries=points, gathers=gathers
     )
@@ -194,7 +248,7 @@ def _reads(m: Measured, layers: tuple[int, ...], calling: float) -> list[tuple[f
             max_seqs=SEQS,
             step_tokens=SEQS * KEYS,
         )
-        found = probe.decode(KEYS, SEQS, 12)["attention"]
+        found = probe.decode(KEYS, SEQS, _budget(quick=False))["attention"]
         busy = max(found.seconds - found.calls * calling, 0.2 * found.seconds)
         points.append((_step_bytes(probe, SEQS), found.bytes_moved / busy))
     return points

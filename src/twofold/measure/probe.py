@@ -33,6 +33,9 @@ SMALL = ModelSpec("probe-small", "llama", 2, 576, 9, 3, 64, 1536, 64, 8192)
 LARGE = ModelSpec("probe-large", "llama", 1, 2048, 32, 8, 64, 5632, 64, 8192)
 """As wide as one of a billion parameters."""
 
+DECODED = 12
+"""Steps of a run that are taken, after some that warm up."""
+
 Totals = dict[str, OpTotals]
 """Work and seconds by kind of op."""
 
@@ -120,17 +123,25 @@ class Probe:
         device.forward(self.engine.runner.model, StepInput([Span(tokens, tokens)], tokens, 1))
         return device.ops
 
-    def prefill(self, tokens: int, repeats: int) -> Totals:
-        """One step that computes a prompt of `tokens` tokens, at most those of a step (seconds: lower
-        quartile of `repeats` prompts after two that warm up)."""
-        samples = [self._play(tokens, 1, 1)[0] for _ in range(repeats + 2)]
-        return _typical(samples[2:])
+    def prefill(self, tokens: int, budget: float) -> Totals:
+        """One step that computes a prompt of `tokens` tokens, no more than a step has (seconds: lower
+        quartile of the prompts that fit into `budget` seconds, at least three, after two that warm up)."""
+        for _ in range(2):
+            self._play(tokens, 1, 1)
+        samples: list[Totals] = []
+        end = perf_counter() + budget
+        while len(samples) < 3 or perf_counter() < end:
+            samples.append(self._play(tokens, 1, 1)[0])
+        return _typical(samples)
 
-    def decode(self, keys: int, seqs: int, steps: int) -> Totals:
+    def decode(self, keys: int, seqs: int, budget: float) -> Totals:
         """One step that yields a token of each of `seqs` sequences with `keys` entries or a few more (lower
-        quartile of `steps`)."""
-        found = self._play(keys, seqs, steps + 4)
-        return _typical(found[-steps:])
+        quartile of the steps that fit into `budget` seconds; at least one run of DECODED)."""
+        samples: list[Totals] = []
+        end = perf_counter() + budget
+        while not samples or perf_counter() < end:
+            samples += self._play(keys, seqs, DECODED + 4)[-DECODED:]
+        return _typical(samples)
 
     def step_seconds(self, seqs: int, steps: int) -> float:
         """Seconds of a whole decoding step of `seqs` sequences, everything included (lower quartile)."""

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from twofold.devices.catalog import device_names, get_device
 from twofold.devices.efficiency.attention import AttentionTime
+from twofold.devices.efficiency.kernels import Kernels
 from twofold.devices.efficiency.machine import Machine
 from twofold.ops.attention import Attention, Span, total_spans
 
@@ -150,3 +151,15 @@ def test_known_figures(name: str, count: int, queries: int, keys: int, measured:
     op = attention([Span(queries, keys)] * count)
     took, _ = TIMERS[name].seconds(op, op.cost(), FILES[name].matmul["bf16"].value)
     assert took == pytest.approx(measured, rel=0.2)
+
+
+def test_a_software_starts_decodes_in_its_own_time() -> None:
+    file = FILES["h100-sxm"]
+    assert file.efficiency.attention.tiling is not None
+    item = file.efficiency.attention.tiling.item.value
+    own = AttentionTime(file.efficiency.attention, Machine.of(file), Kernels(decode=0.5))
+    decodes, prompts = attention([Span(1, 64)] * 4096), attention([Span(64, 64)] * 64)
+    saved = seconds("h100-sxm", decodes) - own.seconds(decodes, decodes.cost(), PEAK)[0]
+    waves = -(-4096 * 8 // 132)
+    assert saved == pytest.approx(0.5 * item * waves, rel=0.1)
+    assert seconds("h100-sxm", prompts) == own.seconds(prompts, prompts.cost(), PEAK)[0]

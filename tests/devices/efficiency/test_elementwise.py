@@ -67,3 +67,8 @@ def test_what_fits_the_cache_is_faster_per_byte() -> None:
     assert (seconds(small) - MODEL.launch) / small.cost().bytes_moved < (
         seconds(large) - MODEL.launch
     ) / large.cost().bytes_moved
+
+
+def test_units_are_paced_by_elements_not_by_their_bytes() -> None:
+    half, full = (seconds(Activate(1, 18944, "silu", True, width)) for width in (2, 4))
+    assert full == pytest.approx(half, rel=0.1)

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from twofold.devices.catalog import get_device
+from twofold.devices.efficiency.kernels import Kernels
 from twofold.devices.efficiency.machine import Machine
 from twofold.devices.efficiency.products import ProductEfficiency, ProductTime
 from twofold.devices.figures import Figure
@@ -135,3 +136,22 @@ def test_the_calculation_of_a_device_without_tiles_is_plain() -> None:
     model = plain(tiles=[])
     assert model.feed == inf
     assert seconds(model, 1000, 1000, 1000) == pytest.approx(2e9 / 1e14, rel=0.05)
+
+
+def test_vector_units_multiply_only_the_rows_that_there_are() -> None:
+    model = plain()  # 10 PFLOP/s on the vector units: a lower peak of fp32 is theirs
+    one, all_rows = (seconds(model, rows, 4096, 12800, precision="fp32") for rows in (1, 128))
+    assert one == pytest.approx(all_rows / 128, rel=0.05)
+    padded = seconds(model, 1, 4096, 12800)
+    assert padded == pytest.approx(seconds(model, 128, 4096, 12800), rel=0.05)
+
+
+def test_a_software_has_kernels_of_its_own_for_few_bits() -> None:
+    file = get_device("h100-sxm")
+    section, machine = file.efficiency.products, Machine.of(file)
+    usual, own = ProductTime(section, machine), ProductTime(section, machine, Kernels(narrow=1.2))
+    peak = file.matmul["fp8"].value
+    shape = (4096, 8192, 8192)
+    ratio = seconds(usual, *shape, peak, precision="fp8") / seconds(own, *shape, peak, precision="fp8")
+    assert ratio == pytest.approx(1.2, rel=0.05)
+    assert seconds(usual, *shape, peak) == seconds(own, *shape, peak)

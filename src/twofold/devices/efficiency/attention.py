@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from math import ceil
 
+from twofold.devices.efficiency.kernels import USUAL, Kernels
 from twofold.devices.efficiency.machine import Machine
 from twofold.devices.figures import Bandwidth, Count, Ratio, Seconds, Strict
 from twofold.ops.attention import Attention
@@ -58,7 +59,7 @@ class AttentionEfficiency(Strict):
 class AttentionTime:
     """Times attention on one device."""
 
-    def __init__(self, section: AttentionEfficiency, machine: Machine) -> None:
+    def __init__(self, section: AttentionEfficiency, machine: Machine, kernels: Kernels = USUAL) -> None:
         self.units = machine.units
         self.matrix = section.matrix.value
         self.vector = machine.vector * section.vector.value
@@ -71,6 +72,7 @@ class AttentionTime:
         if section.tiling is not None:
             self._rows = section.tiling.rows.value
             self._item = section.tiling.item.value
+            self._decode = kernels.decode
             self._split = section.tiling.split.value
             self._pull = section.tiling.pull.value
             self._aside = section.tiling.aside.value
@@ -130,9 +132,9 @@ class AttentionTime:
         singles = totals.singles
         rest = totals.num_seqs - singles
         depth = rows = 0.0
-        items = 0
+        items, alone = 0, 0
         if singles:
-            items = singles * op.kv_heads * ceil(group / self._rows)
+            items = alone = singles * op.kv_heads * ceil(group / self._rows)
             depth, rows = totals.single_keys / singles, min(group, self._rows)
         splittable = self._packed or group > 1
         if rest:
@@ -146,4 +148,6 @@ class AttentionTime:
         splits = 1.0
         if splittable and items < self.units:
             splits = max(1.0, min(self.units // items, depth / self._split))
-        return self._item * -(-items // self.units), rows * depth, splits, min(self.units, items * splits)
+        # Items of one query start in the time of the software's own kernel.
+        item = self._item * (1 - (1 - self._decode) * alone / items)
+        return item * -(-items // self.units), rows * depth, splits, min(self.units, items * splits)

@@ -26,7 +26,8 @@ class ElementwiseEfficiency(Strict):
     the last cache; launch: seconds per op whatever it does; reduce: seconds more where rows are reduced
     (norms, softmax), for the units' threads to wait for each other; pace: bytes/s that one unit gets through
     in kernels of a kind (norm: root mean square; activation: of a gated MLP; gather: rows of a table), where
-    that and not the memory is their bound.
+    that and not the memory is their bound. Threads take their time per element: wider ones than 16 bits pass
+    at as many more bytes/s.
     """
 
     vector: Ratio
@@ -37,6 +38,7 @@ class ElementwiseEfficiency(Strict):
     pace: dict[Kernel, Bandwidth] = Field(default_factory=dict)
 
 
+_HALF = 2.0
 _REDUCES: frozenset[Kernel | None] = frozenset({"norm", "layer-norm", "softmax"})
 _BY_ROW: frozenset[Kernel] = frozenset({"norm", "layer-norm", "activation", "rotary"})
 
@@ -87,7 +89,7 @@ class ElementwiseTime:
             passed = _rotated(op) if isinstance(op, RotaryQKV) else moved + stored
             if kernel in _BY_ROW:
                 assert isinstance(op, Norm | AddNorm | Activate | RotaryQKV)
-                passed *= max(1.0, self.units / op.tokens)
+                passed *= max(1.0, self.units / op.tokens) * _HALF / op.act_bytes
             compute = max(compute, passed / pace)
         busy = max(compute, memory)
         fixed = self.launch + self.reduce if kernel in _REDUCES else self.launch
@@ -95,7 +97,7 @@ class ElementwiseTime:
             return busy + fixed, "overhead"
         return busy + fixed, "compute" if compute > memory else "memory"
 
-    def passes(self, kernels: int, nbytes: float, flop: float) -> float:
+    def passes(self, kernels: float, nbytes: float, flop: float) -> float:
         """Seconds of `kernels` that stream `nbytes` of activations in all and do `flop` on them."""
         near = min(nbytes, self.capacity)
         streamed = near / self.cache + (nbytes - near) / self.memory

@@ -5,8 +5,9 @@ A library computes a [rows, depth] × [depth, cols] product tile by tile, one ti
 are padded (tile quantisation), the last wave may leave units idle (wave quantisation), and where tiles are
 few the depth is split among several units (split-K; stream-K is its limit, Osama et al., arXiv:2301.03598),
 which then have to be merged. A tile takes the longest of multiplying, of being fed from the cache and of
-widening packed weights, plus the ramp of its pipeline. Meanwhile memory streams the operands once. The tile
-shape and split with the least time count, as a library's heuristics would choose.
+widening packed weights, plus the ramp of its pipeline. Matrix units multiply all rows of a tile, vector units
+(fp32) only those that there are. Meanwhile memory streams the operands once. The tile shape and split with
+the least time count, as a library's heuristics would choose.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from math import ceil, inf
 
 from pydantic import Field
 
+from twofold.devices.efficiency.kernels import USUAL, Kernels
 from twofold.devices.efficiency.machine import Machine
 from twofold.devices.figures import (
     Bandwidth,
@@ -104,10 +106,10 @@ def _with_smaller(tiles: Iterable[tuple[int, int]]) -> list[tuple[int, int, int]
 class ProductTime:
     """Times products on one device."""
 
-    def __init__(self, section: ProductEfficiency, machine: Machine) -> None:
+    def __init__(self, section: ProductEfficiency, machine: Machine, kernels: Kernels = USUAL) -> None:
         self.units = machine.units
         self.matrix = section.matrix.value
-        self.narrow = section.narrow.value
+        self.narrow = section.narrow.value * kernels.narrow
         self.overlap = section.overlap.value
         self.launch = section.launch.value
         self.tiles = _with_smaller(section.tiles)
@@ -119,6 +121,7 @@ class ProductTime:
         self.widen = _value(section.widen, inf)
         self.joules = _value(section.joules, 0.0)
         self.throttle = _value(section.throttle, 0.5)
+        self.vector = machine.vector
         self.power = machine.power
         self.memory_bandwidth = min(machine.memory_bandwidth * section.memory.value, self.units * self.pull)
         self.cache_capacity = machine.cache_capacity
@@ -188,7 +191,7 @@ class ProductTime:
         )
         return up + down, bound
 
-    def passes(self, op: Linear | ExpertMLP) -> tuple[int, float]:
+    def passes(self, op: Linear | ExpertMLP) -> tuple[float, float]:
         """Elementwise kernels beside the products, and bytes of activations that go through them.
 
         Experts sort the tokens, gather their rows, apply the activation function and sum up what the experts
@@ -199,7 +202,8 @@ class ProductTime:
             gathered, summed = 2 * op.hidden, op.hidden
             return 4, float(op.pairs * (gathered + op.ffn * op.matrices + summed) * op.act_bytes)
         if op.vector_flop and get_format(op.format).matmul is not None:
-            return 1, op.tokens * op.in_features * (op.act_bytes + _WIDTH.get(op.compute, _HALF))
+            nbytes = op.tokens * op.in_features * (op.act_bytes + _WIDTH.get(op.compute, _HALF))
+            return 1, nbytes
         return 0, 0.0
 
     def product(
@@ -232,6 +236,7 @@ class ProductTime:
             pulled = 0.0
         rate = peak * self.share(precision) / self.units / 2.0
         units, power = self.units, self.overlap
+        by_element = precision == "fp32" and peak <= self.vector
         widen = 1.0 / self.widen if packed else 0.0
         best, bound = inf, "memory"
         for tile_rows, tile_cols, smaller in self.tiles:
@@ -239,8 +244,9 @@ class ProductTime:
                 continue  # a smaller tile of as many columns holds all rows
             tiles = batch * ceil(rows / tile_rows) * ceil(cols / tile_cols)
             wide = min(tile_cols, cols)
+            deep = min(tile_rows, ceil(rows)) if by_element else tile_rows
             step = max(
-                tile_rows * tile_cols / rate,
+                deep * tile_cols / rate,
                 (min(tile_rows, rows) * width + wide * stored) / self.feed,
                 wide * widen,
             )
