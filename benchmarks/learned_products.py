@@ -1,11 +1,11 @@
 """The learned model of products beside the analytical one: between known sizes, at larger ones, on another
 GPU.
 
-Usage: python benchmarks/learned_products.py DIR      (a folder of measurements; needs the extra `learn`)
+Usage: python benchmarks/learned_products.py DIR (a folder of measurements; needs the extra `learn`)
 
-The forest is trained on the points named and has seen no others. The analytical model's parameters are those of
-the catalogue, which `twofold fit` found on half of the token counts, large ones and Blackwell among them: where
-the forest extrapolates, only the forest is out of sample.
+The forest is trained on the points named and has seen no others. The analytical model's parameters are those
+of the catalogue, which `twofold fit` found on half of the token counts, large ones and Blackwell among them:
+where the forest extrapolates, only the forest is out of sample.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ def test_every_figure_of_a_prediction_has_an_interval() -> None:
     assert len(figures) == 9
     figures += [figure for shares in result.percentiles.values() for figure in shares.values()]
     assert all(figure.low < figure.mid < figure.high for figure in figures)
-    assert result.intervals.startswith("90 % intervals")
+    assert result.intervals.startswith("95 % intervals")
 
 
 def test_memory_is_counted_and_exact() -> None:

@@ -103,7 +103,7 @@ def grid(accuracy: Accuracy) -> Grid:
 def _notes(accuracy: Accuracy) -> Sequence[str]:
     notes = [
         "errors are |predicted / measured − 1|; bias is its mean with the sign. Held-out points chose no "
-        "parameter. In interval: measurements inside the 90 % interval of their prediction; cross-validated: "
+        "parameter. In interval: measurements inside the interval of their prediction; cross-validated: "
         "with intervals made without that model on that device"
     ]
     if accuracy.held_out_coverage:

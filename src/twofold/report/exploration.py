@@ -124,7 +124,7 @@ def _winners(result: ExplorationResult) -> Grid:
     notes += [f"quality of {', '.join(numbers)}: {note}" for note, numbers in by_note.items()]
     if any(winner.unsure for winner in result.winners):
         notes.append(
-            "percentages are 90 % intervals; the order of candidates whose intervals overlap is not certain"
+            "percentages are intervals; the order of candidates whose intervals overlap is not certain"
         )
     return Grid("Winners", columns, tuple(lines), tuple(notes))
 

@@ -234,7 +234,7 @@ def predicted_elsewhere(comparison: Comparison) -> Grid | None:
         labels.setdefault(_confidences(found) or "none", []).append(f"{device} {spread}".rstrip())
         spreads = spreads or bool(spread)
     told = "; ".join(f"{found}: {', '.join(on)}" for found, on in labels.items())
-    notes = [f"confidence{' and 90 % interval of speed' if spreads else ''}: {told}"]
+    notes = [f"confidence{' and interval of speed' if spreads else ''}: {told}"]
     notes += [text.format(", ".join(who)) for text, who in refusals.items()]
     return Grid("Predicted on other devices", tuple(columns), lines, tuple(notes))
 

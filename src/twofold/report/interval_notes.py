@@ -11,7 +11,7 @@ _SHOWN = (("ttft", "TTFT"), ("tpot", "TPOT"), ("tokens_per_s", "speed"), ("energ
 def interval_notes(results: list[Result]) -> list[str]:
     """One line with the intervals of what a table of predictions shows; none where they have none."""
     shown = [f"{heading} {text}" for name, heading in _SHOWN if (text := widest(results, name))]
-    return [f"90 % intervals: {', '.join(shown)}"] if shown else []
+    return [f"intervals: {', '.join(shown)}"] if shown else []
 
 
 def widest(results: list[Result], name: str) -> str:

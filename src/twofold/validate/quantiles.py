@@ -13,7 +13,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-LEVEL = 0.9
+LEVEL = 0.95
 LEAST = 0.01  # ln; repeats of a measurement differ by about a percent, so no interval is narrower
 
 Array = NDArray[np.float64]

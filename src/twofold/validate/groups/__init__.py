@@ -12,6 +12,7 @@ from twofold.validate.groups import (
     recorded,
     replay,
     serving,
+    serving_experts,
     single_stream,
 )
 
@@ -23,6 +24,7 @@ GROUPS: tuple[Group, ...] = (
     learned,
     single_stream,
     serving,
+    serving_experts,
     replay,
     maximum_load,
     public,

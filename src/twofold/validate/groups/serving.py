@@ -1,4 +1,5 @@
-"""Serving points: TTFT and TPOT of a closed loop, predicted by the engine with the software's profile."""
+"""Serving points of dense models: TTFT and TPOT of a closed loop, predicted by the engine with the software's
+profile. Mixtures of experts are a group of their own (`serving_experts`)."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ from twofold.validate.group import Progress
 from twofold.validate.sample import Quantity, Sample
 
 NAME = "serving"
-TITLE = "Serving: TTFT and TPOT of a closed loop"
+TITLE = "Serving dense models in a closed loop"
 FILES = (PATTERN,)
 
 DEVICES = {
@@ -77,13 +78,25 @@ def wanted(folder: Path) -> list[Path]:
 
 def samples(folder: Path, progress: Progress | None = None) -> Iterator[Sample]:
     """TTFT and TPOT of every point that can be predicted (see `left_out` for the others)."""
+    yield from samples_of(NAME, folder, progress, experts=False)
+
+
+def samples_of(
+    group: str, folder: Path, progress: Progress | None = None, *, experts: bool
+) -> Iterator[Sample]:
+    """The samples of `group`: of models with or without a mixture of experts."""
     points = [p for path in find_serving(folder) for p in read_serving(path)]
-    points = [p for p in points if not reason_to_skip(p)]
+    points = [p for p in points if not reason_to_skip(p) and has_experts(p) is experts]
     for done, point in enumerate(points, 1):
         predicted = predict(point)
         if progress is not None:
             progress("serving points", done, len(points))
-        yield from _beside(point, predicted)
+        yield from _beside(group, point, predicted)
+
+
+def has_experts(point: ServingPoint) -> bool:
+    """Whether the point's model, which is known, is a mixture of experts."""
+    return get_spec(model_of(point.model)).experts is not None
 
 
 def left_out(folder: Path) -> dict[str, int]:
@@ -203,7 +216,7 @@ def _means(requests: Sequence[Request]) -> Means:
     return Means(ttft / len(requests), tpot / len(requests))
 
 
-def _beside(point: ServingPoint, predicted: Means) -> Iterator[Sample]:
+def _beside(group: str, point: ServingPoint, predicted: Means) -> Iterator[Sample]:
     device, plan = get_device(DEVICES[point.system]), plan_of(point)
     words = [point.software, point.version, plan.model, plan.engine.weights, f"tp{point.tp}"]
     words += [f"ep{point.ep}"] * (point.ep > 1) + [f"dp{point.dp}"] * (point.dp > 1)
@@ -217,7 +230,7 @@ def _beside(point: ServingPoint, predicted: Means) -> Iterator[Sample]:
     )
     for quantity, measured, value in both:
         yield Sample(
-            group=NAME,
+            group=group,
             case=f"{case} {quantity}",
             quantity=quantity,
             unit="s",
