@@ -38,8 +38,7 @@ def test_error_and_confidence_of_predictions_are_shown() -> None:
     elsewhere = grid.predicted_elsewhere(made)
     assert elsewhere is not None
     assert elsewhere.notes[0] == (
-        "confidence and interval of speed: "
-        "datasheet: a100-80g-sxm, h100-sxm −15/+15 %, rtx-4090, phone-soc"
+        "confidence and interval of speed: datasheet: a100-80g-sxm, h100-sxm −15/+15 %, rtx-4090, phone-soc"
     )
 
 
