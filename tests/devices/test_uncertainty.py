@@ -76,8 +76,11 @@ def test_every_step_widens() -> None:
     assert widths == sorted(widths)
     assert len(set(widths)) == len(widths)
     factors = [w / 0.3 for w in widths]
-    assert factors[:4] == pytest.approx([1.1, 1.1 * 1.2, 1.1 * 1.2 * 1.3, 1.1 * 1.2 * 1.3 * 1.4])
-    assert factors[5] / factors[4] == pytest.approx(1.1**2)  # 512 is two doublings beyond 128
+    # Variances add: each step brings the square of its factor less one.
+    together = [sum(f**2 - 1 for f in (1.1, 1.2, 1.3, 1.4)[:n]) for n in range(1, 5)]
+    assert factors[:4] == pytest.approx([math.sqrt(1 + excess) for excess in together])
+    doublings = factors[5] ** 2 - factors[4] ** 2  # 512 is two beyond 128
+    assert doublings == pytest.approx((1.1**2) ** 2 - 1)
 
 
 def test_a_precision_counts_as_validated_where_the_nearest_hardware_has_it() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -92,3 +94,18 @@ def test_microbenchmarks_stand_in_the_file(calibration: Calibration) -> None:
     benches = {reading.bench for reading in found.readings}
     assert {"copy", "triad", "latency", "int8 product", "fp32 product", "launch"} <= benches
     assert all(reading.value > 0 for reading in found.readings if reading.bench != "launch")
+
+
+def test_formats_that_nothing_has_registered_are_left_aside(calibration: Calibration) -> None:
+    """A process that only predicts has not imported the techniques whose formats the file names."""
+    names = [name for name in calibration.measured.products if name.startswith("mx")]
+    assert names
+    code = (
+        "from pathlib import Path; from twofold.devices.calibrated import Calibrated\n"
+        "from twofold.devices.catalog import read_device; from twofold.ops import Linear\n"
+        f"device = Calibrated(read_device(Path({str(calibration.path)!r})))\n"
+        "op = Linear(1, 512, 512, 'q5_0', 512 * 352, 'int8', 4)\n"
+        "print(device.charge(op, op.cost()).seconds)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(done.stdout) > 0

@@ -20,7 +20,7 @@ from twofold.devices.schema import DeviceFile
 from twofold.ops.attention import Attention
 from twofold.ops.base import DEVICE, Cost, Op, Precision
 from twofold.ops.elementwise import Sample
-from twofold.ops.formats import get_format
+from twofold.ops.formats import format_names, get_format
 from twofold.ops.linear import ExpertMLP, Linear
 
 PARTITION = 256
@@ -132,7 +132,9 @@ class Calibrated(Roofline):
                     abs(theirs.bits_per_element - wanted.bits_per_element),
                 )
 
-            found = self._products[name] = self._products[min(self._products, key=distance)]
+            # Formats of techniques are known where these are in use; elsewhere none of them is wanted.
+            known = [other for other in self._products if other.partition(":")[0] in format_names()]
+            found = self._products[name] = self._products[min(known, key=distance)]
         return found
 
     def _attend(self, op: Attention, cost: Cost) -> tuple[float, str]:

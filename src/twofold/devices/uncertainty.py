@@ -147,13 +147,13 @@ def spread(quantity: Quantity, standing: Standing, table: Table | None = None) -
     if (used == "throughput") != (quantity == "throughput"):  # a rate is the inverse of a time
         low, high = -high, -low
     entries = [e for e in table.validated if e.quantity == used and e.label == label]
-    factor, names = 1.0, []
+    excess, names = 0.0, []
     for step, times in _steps(quantity, used, standing, entries):
         widening = table.steps[step].factor ** times
         if widening > 1.005:
-            factor *= widening
+            excess += widening**2 - 1  # errors of different causes: their variances add
             names.append(f"{step} ×{widening:.2f}")
-    low, high = grown(low, high, factor)
+    low, high = grown(low, high, math.sqrt(1 + excess))
     return Spread(math.exp(low), math.exp(high), tuple(names))
 
 
