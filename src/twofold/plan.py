@@ -204,22 +204,28 @@ class Plan(Part):
     @classmethod
     def load(cls, path: str | Path) -> Plan:
         """The plan in a YAML file; relative paths in it are relative to it."""
-        file = Path(path)
-        try:
-            values = yaml.safe_load(file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise ValueError(f"there is no plan file {str(path)!r}") from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"plan file {str(path)!r} cannot be read: {error}") from None
-        except yaml.YAMLError as error:
-            raise ValueError(f"plan file {str(path)!r} is not YAML: {error}") from None
-        if isinstance(values, dict):
-            _resolve(values, file.parent)
-        return cls.from_dict({} if values is None else values, str(path))
+        return cls.from_dict(read_values(path), str(path))
 
     def with_techniques(self, uses: tuple[TechniqueUse, ...]) -> Plan:
         """This plan with exactly those techniques on."""
         return self.model_copy(update={"techniques": uses})
+
+
+def read_values(path: str | Path) -> Any:
+    """What a plan file says, its file names made absolute; not validated. ValueError where it cannot be
+    read."""
+    file = Path(path)
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"there is no plan file {str(path)!r}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"plan file {str(path)!r} cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        raise ValueError(f"plan file {str(path)!r} is not YAML: {error}") from None
+    if isinstance(values, dict):
+        _resolve(values, file.parent)
+    return {} if values is None else values
 
 
 def _resolve(values: dict[str, Any], folder: Path) -> None:

@@ -80,3 +80,14 @@ def test_devices_come_from_the_plan_where_the_section_names_none() -> None:
     )
     with pytest.raises(ValueError, match="devices names none"):
         make_exploration(Plan.from_dict(PLAN), section)
+
+
+def test_file_names_are_seen_from_the_plan(tmp_path: Path) -> None:
+    """As in any plan: of prompts, traces and the quality text."""
+    file = tmp_path / "plan.yaml"
+    file.write_text(
+        "model: llama-3.1-8b\nworkload: {trace: load.csv}\nquality: {text: prose.txt}\n"
+        "explore: {devices: [h100-sxm]}\n"
+    )
+    plan = load_exploration(file).plan
+    assert (plan.workload.trace, plan.quality.text) == (tmp_path / "load.csv", tmp_path / "prose.txt")

@@ -10,20 +10,14 @@ import typer
 
 from twofold.cli import output
 from twofold.cli.errors import complain
+from twofold.cli.validate import DataFolder
 
 if TYPE_CHECKING:
     from twofold.fit.fit import Errors, Fit
 
 
 def fit(
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            "--data",
-            help="Folder of measurements [default: $TWOFOLD_DATA, its subfolder `measured`].",
-            show_default=False,
-        ),
-    ] = None,
+    data: DataFolder = None,
     generation: Annotated[
         list[str] | None,
         typer.Option("--generation", help="Only this generation; may be given again.", show_default=False),

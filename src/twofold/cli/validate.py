@@ -13,16 +13,18 @@ from twofold.cli.errors import FAILED, complain
 if TYPE_CHECKING:
     from twofold.report.accuracy import Accuracy
 
+DataFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        help="Folder of measurements [default: $TWOFOLD_DATA, its subfolder `measured`].",
+        show_default=False,
+    ),
+]
+
 
 def validate(
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            "--data",
-            help="Folder of measurements [default: $TWOFOLD_DATA, its subfolder `measured`].",
-            show_default=False,
-        ),
-    ] = None,
+    data: DataFolder = None,
     group: Annotated[
         list[str] | None,
         typer.Option("--group", help="Only this group; may be given again.", show_default=False),

@@ -6,12 +6,11 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_args
 
-import yaml
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from twofold.devices.figures import parse_quantity
 from twofold.errors import nearest
-from twofold.plan import Part, Plan, PositiveInt, Rate, TechniqueUse
+from twofold.plan import Part, Plan, PositiveInt, Rate, TechniqueUse, read_values
 
 Objective = Literal["cost", "energy", "latency", "throughput"]
 LatencyLimit = Literal[
@@ -150,25 +149,12 @@ class Exploration(NamedTuple):
 def load_exploration(path: str | Path) -> Exploration:
     """The plan in a YAML file with its `explore` section. ValueError where either does not fit, where the
     section is missing, or where no device is named."""
-    file = Path(path)
-    try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"there is no plan file {str(path)!r}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"plan file {str(path)!r} cannot be read: {error}") from None
-    except yaml.YAMLError as error:
-        raise ValueError(f"plan file {str(path)!r} is not YAML: {error}") from None
+    values = read_values(path)
     if not isinstance(values, dict) or SECTION not in values:
         raise ValueError(
             f"{path} has no section `{SECTION}`, which says what to search (see docs/explore.md)"
         )
     section = values.pop(SECTION)
-    workload = values.get("workload")
-    if isinstance(workload, dict):
-        for key in ("prompts", "trace"):
-            if isinstance(workload.get(key), str):
-                workload[key] = str(file.parent / workload[key])
     return make_exploration(Plan.from_dict(values, str(path)), section, f"{path}: {SECTION}")
 
 

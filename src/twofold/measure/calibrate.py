@@ -63,7 +63,10 @@ class Calibration:
             table.append((f"{kind}, largest", f"{found.rate[-1][1] / 1e9:.1f} GB/s"))
         for name, attention in m.attention.items():
             label = f"attention {name}".rstrip()
-            table.append((f"{label}, one query", f"{attention.read[0][1] / 1e9:.2f} GB/s"))
+            table += [
+                (f"{label}, one query, {_size(size)} in a step", f"{rate / 1e9:.2f} GB/s")
+                for size, rate in attention.read
+            ]
             table.append((f"{label}, many queries", f"{attention.queries[-1][1] / 1e9:.1f} GFLOP/s"))
             table.append((f"{label}, a sequence", f"{attention.sequence * 1e6:.1f} us"))
         table.append(("host work per step", f"{m.step * 1e6:.0f} us"))
