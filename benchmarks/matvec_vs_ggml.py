@@ -40,7 +40,8 @@ from peer import Peer
 
 from twofold.jobs.docs import matvec, rewrite
 from twofold.kernels.cpu import native, why_missing
-from twofold.models.gguf_types import GGML_FORMATS, widener
+from twofold.models.gguf_formats import GGML_FORMATS
+from twofold.models.gguf_types import widener
 from twofold.ops.formats import get_format
 from twofold.report.host import Host
 from twofold.report.matvec import MatvecRow, MatvecTable

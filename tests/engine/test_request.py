@@ -17,10 +17,13 @@ from twofold.engine.request import Request, SamplingParams
         ("top_k", -1),
         ("top_k", 1.5),
         ("top_p", 0.0),
+        ("top_p", 1e-300),
         ("top_p", 1.1),
         ("min_p", -0.1),
         ("min_p", 1.1),
         ("repetition_penalty", 0.0),
+        ("repetition_penalty", 1e-300),
+        ("repetition_penalty", 1e300),
         ("presence_penalty", 2.1),
         ("frequency_penalty", -2.1),
         ("max_tokens", 0),
@@ -42,6 +45,7 @@ def test_parameters_are_normalized():
     assert params.stop == ("a",)
     assert params.stop_token_ids == frozenset({3})
     assert params.greedy
+    assert SamplingParams(temperature=1e-100).greedy  # divided by it, logits would be infinite
     assert not params.penalized
     assert SamplingParams(presence_penalty=0.5).penalized
 

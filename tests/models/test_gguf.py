@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from tests.models.tiny import tiny_gguf
 
 from twofold.models.gguf import read_gguf
-from twofold.models.gguf_types import GGML_FORMATS, widener
+from twofold.models.gguf_formats import GGML_FORMATS
+from twofold.models.gguf_types import widener
 from twofold.models.loading import load_checkpoint, load_spec
 from twofold.ops.formats import get_format
 

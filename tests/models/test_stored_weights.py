@@ -13,6 +13,7 @@ from twofold.engine.weight_format import decide_weights
 from twofold.kernels.cpu import native
 from twofold.models.gguf_types import widener
 from twofold.models.packed import PackedMatrix
+from twofold.models.shard import Part, whole
 from twofold.models.spec import ModelSpec
 from twofold.models.stored_weights import StoredWeights
 from twofold.models.tensors import Checkpoint, StoredTensor
@@ -37,13 +38,17 @@ def checkpoint(path: str = "") -> Checkpoint:
     return Checkpoint(SPEC, {t.name: t for t in tensors}, None, path)
 
 
-QKV = [("q", 48), ("k", 16), ("v", 16)]
+def part(name: str, rows: int, columns: int = 64) -> Part:
+    return Part(name, whole(rows), whole(columns))
+
+
+QKV = [part("q", 48), part("k", 16), part("v", 16)]
 
 
 @needs_native
 def test_predicted_bytes_are_those_that_are_allocated() -> None:
-    counted = StoredWeights(checkpoint(), load=False).matrix(QKV, 64)
-    held = StoredWeights(checkpoint(), load=True).matrix(QKV, 64)
+    counted = StoredWeights(checkpoint(), load=False).matrix(QKV)
+    held = StoredWeights(checkpoint(), load=True).matrix(QKV)
     assert isinstance(counted, PackedMatrix)
     assert isinstance(held, PackedMatrix)
     assert counted.allocated == 0
@@ -55,10 +60,10 @@ def test_predicted_bytes_are_those_that_are_allocated() -> None:
 def test_fused_rows_and_entries_of_a_stack_keep_their_values() -> None:
     source = checkpoint()
     stored = StoredWeights(source, load=True)
-    fused = stored.matrix(QKV, 64)
+    fused = stored.matrix(QKV)
     assert fused is not None
-    assert torch.equal(fused.widen(torch.float32), torch.cat([source.tensors[n].float() for n, _ in QKV]))
-    entry = stored.matrix([("experts#1", 32)], 64)
+    assert torch.equal(fused.widen(torch.float32), torch.cat([source.tensors[p.name].float() for p in QKV]))
+    entry = stored.matrix([part("experts#1", 32)])
     assert entry is not None
     assert torch.equal(entry.widen(torch.float32), source.tensors["experts"].float()[1])
 
@@ -68,22 +73,22 @@ def test_the_next_load_maps_what_this_one_packed(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     path.write_bytes(b"weights")
     first = StoredWeights(checkpoint(str(path)), load=True)
-    packed = first.matrix(QKV, 64)
+    packed = first.matrix(QKV)
     first.save()
     assert packed is not None
     assert (tmp_path / "m.gguf.packed").exists()
     empty = Checkpoint(SPEC, {n: _unreadable(t) for n, t in checkpoint().tensors.items()}, None, str(path))
-    again = StoredWeights(empty, load=True).matrix(QKV, 64)
+    again = StoredWeights(empty, load=True).matrix(QKV)
     assert again is not None
     assert torch.equal(again.tensors["packed"], packed.tensors["packed"])
 
 
 def test_other_formats_and_broken_blocks_are_not_packed() -> None:
     stored = StoredWeights(checkpoint(), load=False)
-    assert stored.matrix([("plain", 16)], 64) is None
-    assert stored.matrix([("q", 48), ("plain", 16)], 64) is None
-    assert stored.matrix([("q", 48)], 48) is None
-    assert stored.matrix([("absent", 16)], 64) is None
+    assert stored.matrix([part("plain", 16)]) is None
+    assert stored.matrix([part("q", 48), part("plain", 16)]) is None
+    assert stored.matrix([part("q", 48, 48)]) is None
+    assert stored.matrix([part("absent", 16)]) is None
 
 
 class Stub:

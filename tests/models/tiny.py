@@ -200,15 +200,23 @@ def byte_level_tokens() -> tuple[list[str], list[str]]:
     return [*tokens, "<|endoftext|>", "<|im_start|>", "<|im_end|>"], merges
 
 
-def tiny_gguf(path: Path, tensor_type: str = "q8_0", *, tokenizer: bool = True, pre: str = "smollm") -> Path:
+def tiny_gguf(
+    path: Path,
+    tensor_type: str = "q8_0",
+    *,
+    tokenizer: bool = True,
+    pre: str = "smollm",
+    context: int = 256,
+    template: str = GGUF_TEMPLATE,
+) -> Path:
     """Write a small random Llama-architecture model whose matrices have `tensor_type`; returns `path`.
 
-    2 layers, hidden 256, 4 heads, 2 KV heads, context 256, vocabulary of `byte_level_tokens`.
+    2 layers, hidden 256, 4 heads, 2 KV heads, vocabulary of `byte_level_tokens`.
     """
     rng = np.random.default_rng(0)
     tokens, merges = byte_level_tokens()
     writer = gguf.GGUFWriter(path, "llama")
-    writer.add_context_length(256)
+    writer.add_context_length(context)
     writer.add_embedding_length(256)
     writer.add_block_count(2)
     writer.add_feed_forward_length(512)
@@ -225,7 +233,7 @@ def tiny_gguf(path: Path, tensor_type: str = "q8_0", *, tokenizer: bool = True, 
         writer.add_bos_token_id(len(tokens) - 2)
         writer.add_eos_token_id(len(tokens) - 1)
         writer.add_add_bos_token(False)
-        writer.add_chat_template(GGUF_TEMPLATE)
+        writer.add_chat_template(template)
     matrices = {"token_embd": (len(tokens), 256)}
     norms = ["output_norm"]
     for layer in range(2):

@@ -14,6 +14,7 @@ import typer
 
 from twofold.cli import (
     analyse,
+    bench_serve,
     catalogues,
     dissect,
     evaluate,
@@ -22,6 +23,7 @@ from twofold.cli import (
     machine,
     microbench,
     results,
+    serve,
     talk,
     validate,
 )
@@ -88,6 +90,15 @@ _COMMANDS: tuple[tuple[Callable[..., None], str, tuple[str, ...]], ...] = (
         ),
     ),
     (talk.chat, TALK, ("twofold chat", "twofold chat --model model.gguf --temperature 0.7 --top-p 0.9")),
+    (
+        serve.serve,
+        TALK,
+        (
+            "twofold serve",
+            "twofold serve plan.yaml --port 8080",
+            "twofold serve --technique kivi --host 0.0.0.0 --api-key secret --replicas 2",
+        ),
+    ),
     (catalogues.pull, CATALOGUES, ("twofold pull smollm2-135m",)),
     (catalogues.models, CATALOGUES, ()),
     (catalogues.devices, CATALOGUES, ()),
@@ -102,6 +113,15 @@ _COMMANDS: tuple[tuple[Callable[..., None], str, tuple[str, ...]], ...] = (
             "twofold bench",
             "twofold bench -p 512 -n 128 -d 0,1024 -r 3 -o csv",
             "twofold bench --model llama-3.1-8b --device h100-sxm -d 0,4096",
+        ),
+    ),
+    (
+        bench_serve.bench_serve,
+        MACHINE,
+        (
+            "twofold bench serve http://127.0.0.1:8000 --concurrency 1,2,4,8",
+            "twofold bench serve --rate 0.5,1,2 --duration 60s --slo ttft=500ms,tpot=50ms --html load.html",
+            "twofold bench serve --trace trace.csv --speed-up 4 --endpoint completions --json",
         ),
     ),
     (fit.fit, MACHINE, ("twofold fit", "twofold fit --data measurements --generation ada --write")),
@@ -150,6 +170,10 @@ _COMMANDS: tuple[tuple[Callable[..., None], str, tuple[str, ...]], ...] = (
 )
 
 
+# Commands of two words, of which the first is a command of its own.
+_NAMES: dict[Callable[..., None], str] = {bench_serve.bench_serve: "bench serve"}
+
+
 def _paragraphs(function: Callable[..., None]) -> str:
     """The docstring with one line per paragraph, for rich breaks lines where the terminal needs it."""
     return "\n\n".join(" ".join(part.split()) for part in (function.__doc__ or "").split("\n\n"))
@@ -160,7 +184,8 @@ for _function, _panel, _examples in _COMMANDS:
     _epilog = (
         "\n\n".join(("[bold]Examples[/bold]", *(f"  {line}" for line in _examples))) if _examples else None
     )
-    app.command(help=_paragraphs(_function), rich_help_panel=_panel, epilog=_epilog)(_function)
+    _name = _NAMES.get(_function)  # None: as the function is called
+    app.command(_name, help=_paragraphs(_function), rich_help_panel=_panel, epilog=_epilog)(_function)
 app.add_typer(results.app, name="results", rich_help_panel=EVALUATE)
 app.add_typer(results.plans, name="plan", rich_help_panel=EVALUATE)
 

@@ -38,12 +38,21 @@ def _failures() -> tuple[type[BaseException], ...]:
         "twofold.engine.active": "NotReachedError",
         "twofold.engine.integrity": "IntegrityError",
         "twofold.engine.simulate": "SimulationError",
+        "twofold.server.workers": "WorkerFailedError",
     }
     return tuple(getattr(sys.modules[m], name) for m, name in places.items() if m in sys.modules)
 
 
 class Commands(TyperGroup):
     """The group of all commands: turns errors that a user can cause into a message and an exit code."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that `args` begin with; its name may have two words (`bench serve`), of which the first
+        alone may be a command too."""
+        name = " ".join(args[:2])
+        if len(args) > 1 and name in self.commands:
+            return name, self.commands[name], args[2:]
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was asked for."""

@@ -7,6 +7,8 @@ import csv
 import io
 import random
 import re
+from collections import Counter
+from collections.abc import Iterator
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -160,6 +162,10 @@ def _csv(bench: Bench) -> str:
 
 def simulate(
     requests: Annotated[int, typer.Option("--requests", help="Requests to play.")] = 100_000,
+    server: Annotated[
+        bool,
+        typer.Option("--server", help="The server's whole request lifecycle, with workers that are killed."),
+    ] = False,
     seed: Annotated[
         int | None, typer.Option("--seed", help="Replay this seed [default: a new one].", show_default=False)
     ] = None,
@@ -168,24 +174,29 @@ def simulate(
         typer.Option("--episode", help="Only this episode, to replay a failure.", show_default=False),
     ] = None,
     faults: Annotated[
-        bool, typer.Option("--faults/--no-faults", help="Cancel, abort and take memory away at random.")
+        bool,
+        typer.Option(
+            "--faults/--no-faults", help="Cancel, abort and take memory away at random; more with --server."
+        ),
     ] = True,
     json: Annotated[bool, typer.Option("--json", help="Print the counts as JSON.")] = False,
 ) -> None:
-    """Test the engine against itself: random requests, settings and faults under virtual time, from one seed.
+    """Test the engine, or the server around it, against itself: random requests, settings and faults under
+    virtual time, from one seed.
 
     Every invariant is checked on the way. A failure names the episode that replays it.
     """
-    from dataclasses import asdict
+    from dataclasses import fields
 
     from twofold.engine.simulate import SimulationError
-    from twofold.engine.simulate import simulate as play
+    from twofold.engine.simulate import simulate as play_engine
+    from twofold.server.simulation.simulate import simulate as play_server
 
     chosen = random.SystemRandom().randrange(1 << 32) if seed is None else seed
     complain(str(chosen), "seed")
     try:
         with output.progress_bar() as progress:
-            result = play(
+            result = (play_server if server else play_engine)(
                 requests,
                 seed=chosen,
                 faults=faults,
@@ -198,15 +209,18 @@ def simulate(
         replay = f"twofold simulate --requests {requests} --seed {chosen}" + (
             f" --episode {found[1]}" if found else ""
         )
-        complain(replay + ("" if faults else " --no-faults"), "replay")
+        complain(replay + " --server" * server + " --no-faults" * (not faults), "replay")
         raise typer.Exit(FAILED) from None
-    counts = {**asdict(result), "ended": dict(result.ended)}
+    counts = {field.name: getattr(result, field.name) for field in fields(result)}
     if json:
         output.show_json(counts)
         return
-    rows = [(name.replace("_", " "), _count(value)) for name, value in counts.items()]
-    output.plain_table("Every invariant held", ("", "count"), rows, right=(1,))
+    output.plain_table("Every invariant held", ("", "count"), list(_rows(counts)), right=(1,))
 
 
-def _count(value: Any) -> str:
-    return ", ".join(f"{k} {v:,}" for k, v in value.items()) if isinstance(value, dict) else f"{value:,}"
+def _rows(counts: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Names and figures; a row for each kind, the most frequent first, where there are kinds."""
+    for name, value in counts.items():
+        kinds = value.most_common() if isinstance(value, Counter) else [("", value)]
+        for kind, count in kinds:
+            yield f"{name.replace('_', ' ')}{': ' * bool(kind)}{kind}", f"{count:,}"

@@ -54,6 +54,15 @@ def whole_numbers(text: str) -> list[int]:
         raise ValueError(f"{text!r} is not a list of whole numbers with commas, such as 256,512") from None
 
 
+def numbers(text: str) -> list[float]:
+    """Finite numbers with commas."""
+    found = [_number(item) for item in _items(text)]
+    given = [number for number in found if number is not None]
+    if len(given) < len(found) or not found:
+        raise ValueError(f"{text!r} is not a list of numbers with commas, such as 0.5,1,2")
+    return given
+
+
 def size(text: str) -> int:
     """Bytes from `4GB` (1e9), `8GiB` (2**30) or a bare number."""
     from twofold.devices.figures import parse_quantity

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,7 +31,6 @@ _ELSEWHERE = (
     "devices",
     "combinations",
     "behaviour",
-    "parallel.tp",
     "parallel.pp",
     "parallel.dp",
     "parallel.ep",
@@ -63,21 +62,21 @@ def generate(
     if raw and system is not None:
         raise ValueError("--system is part of the chat template, which --raw leaves out; drop one of them")
     text = sys.stdin.read() if prompt == "-" else prompt
-    session = _load(given, plan)
-    asked: Any = text
-    if not raw and (session.has_chat_template() or system is not None):
-        first = [{"role": "system", "content": system}] if system is not None else []
-        asked = session.prompt_of([*first, {"role": "user", "content": text}])
-    with _interrupts() as interrupted:
-        answer = session.answer(asked, params, _ignore if json else _print, interrupted)
-    if json:
-        head = {"model": session.model, "device": session.device, "techniques": session.techniques}
-        output.show_json({**head, **answer.record()})
-    else:
-        print()
-        _tell(answer)
-    if answer.finish_reason == "cancelled":
-        raise KeyboardInterrupt
+    with closing(_load(given, plan)) as session:
+        asked: Any = text
+        if not raw and (session.has_chat_template() or system is not None):
+            first = [{"role": "system", "content": system}] if system is not None else []
+            asked = session.prompt_of([*first, {"role": "user", "content": text}])
+        with _interrupts() as interrupted:
+            answer = session.answer(asked, params, _ignore if json else _print, interrupted)
+        if json:
+            head = {"model": session.model, "device": session.device, "techniques": session.techniques}
+            output.show_json({**head, **answer.record()})
+        else:
+            print()
+            _tell(answer)
+        if answer.finish_reason == "cancelled":
+            raise KeyboardInterrupt
 
 
 @plan_options(MODEL, ENGINE, without=_ELSEWHERE)
@@ -95,20 +94,20 @@ def chat(
     from twofold.jobs.session import Conversation
 
     params = sampling()
-    session = _load(given, plan)
-    if not session.has_chat_template():
-        raise ValueError(
-            f"{session.model} has no chat template: it is not made for chat; use `twofold generate`"
-        )
-    conversation = Conversation(session, system)
-    complain(f"{session.model} on {session.device}, {session.techniques}. {HELP}", "chat")
-    for line in _lines():
-        if line.startswith("/"):
-            if not _obey(line, conversation):
-                break
-        elif line:
-            _reply(conversation, line, params)
-    complain(conversation.stats(), "chat")
+    with closing(_load(given, plan)) as session:
+        if not session.has_chat_template():
+            raise ValueError(
+                f"{session.model} has no chat template: it is not made for chat; use `twofold generate`"
+            )
+        conversation = Conversation(session, system)
+        complain(f"{session.model} on {session.device}, {session.techniques}. {HELP}", "chat")
+        for line in _lines():
+            if line.startswith("/"):
+                if not _obey(line, conversation):
+                    break
+            elif line:
+                _reply(conversation, line, params)
+        complain(conversation.stats(), "chat")
 
 
 def _load(given: Given, plan: Path | None) -> Session:

@@ -73,7 +73,9 @@ class Device(ABC):
     real: tensors are computed and time passes by itself; otherwise `execute` returns None per output and time
     is charged.
     memory: capacity in bytes by memory space ("device", "host", "disk"). native_precision: of activations
-    where a plan leaves it open. resident_bytes: weights of the deployed model; a cached memory
+    where a plan leaves it open. rank, ranks: which one of how many it is that share a model by tensor
+    parallelism, on a real device; a modelled one stands for rank 0, whose share is the largest.
+    resident_bytes: weights of the deployed model; a cached memory
     system streams by its size. linkable: whether several of them can serve one model. cache_format: of cache
     entries where a plan leaves it open; None is the activations' precision. stored_weights: whether quantised
     weights stay as a checkpoint stores them where a plan leaves it open. step_tokens: tokens computed in a
@@ -89,6 +91,8 @@ class Device(ABC):
     memory: dict[str, int]
     confidence: Confidence
     native_precision: Precision = "bf16"
+    rank: int = 0
+    ranks: int = 1
     resident_bytes: int = 0
     linkable: bool = False
     cache_format: str | None = None

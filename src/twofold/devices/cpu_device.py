@@ -44,17 +44,26 @@ class CpuDevice(TorchDevice):
 
     kernels: "native" (products quantise their activations to 8 bits), "native-fp32" (they do not),
     "reference" (plain torch), or "auto": native where it is installed, else reference, with a warning.
-    threads: of the native kernels and of torch; default: one per core, and torch's own number. ValueError
-    where native kernels are asked for and are not installed, or threads are none.
+    threads: of the native kernels and of torch; default: one per core, and torch's own number; of several
+    ranks each has its share of the cores for both. ValueError where native kernels are asked for and are not
+    installed, or threads are none.
 
     reference_ops: counted where native kernels are used.
     """
 
     def __init__(
-        self, *, kernels: Kernels = "auto", threads: int | None = None, profile: bool = False
+        self,
+        *,
+        kernels: Kernels = "auto",
+        threads: int | None = None,
+        profile: bool = False,
+        rank: int = 0,
+        ranks: int = 1,
     ) -> None:
         self._recordings: OrderedDict[Shape, Recording] = OrderedDict()
-        super().__init__("cpu", profile=profile)
+        super().__init__("cpu", profile=profile, rank=rank, ranks=ranks)
+        if threads is None and ranks > 1:
+            threads = max(1, default_threads() // ranks)
         if threads is not None:
             if threads < 1:
                 raise ValueError(f"threads is {threads}; it must be at least 1")
@@ -153,6 +162,7 @@ class CpuDevice(TorchDevice):
             self.context is not None
             and step.token_ids is not None
             and step.num_tokens <= MOST_TOKENS
+            and step.hidden_rows is None
             and getattr(model, "precision", None) == "fp32"
         )
 

@@ -45,9 +45,10 @@ def make_device(
     profile: bool = False,
     kernels: Kernels = "auto",
     threads: int | None = None,
+    rank: int = 0,
 ) -> Device:
     """The device called `name` (or described by the YAML file of that path), one rank of a deployment on tp ·
-    pp · dp of them.
+    pp · dp of them; on a real device number `rank` of tp, each of which is a process.
 
     kernels and threads: of the device `cpu` (see `devices.cpu_device`); a modelled device has neither.
     ValueError for an unknown name, for a parallelism that the device cannot have, or for kernels that are not
@@ -55,9 +56,12 @@ def make_device(
     """
     several = tp * pp * dp > 1
     if is_real(name):
-        if several:
-            raise ValueError(f"device {name!r} runs on one device; parallelism (tp, pp, dp) can be predicted")
-        return _real(name, kernels, threads, profile)
+        if pp * dp * ep > 1:
+            raise ValueError(
+                f"device {name!r} runs a model whole or cut by tp; pp={pp}, dp={dp}, ep={ep} can be "
+                "predicted (for replicas run one engine each)"
+            )
+        return _real(name, kernels, threads, profile, rank, tp)
     if name in MACHINES:
         if several:
             raise ValueError(f"{name} is a single machine; it has no tp, pp or dp")
@@ -67,16 +71,16 @@ def make_device(
     return Cluster(catalog.get_device(name), tp, pp, dp, ep).rank()
 
 
-def _real(name: str, kernels: Kernels, threads: int | None, profile: bool) -> Device:
+def _real(name: str, kernels: Kernels, threads: int | None, profile: bool, rank: int, ranks: int) -> Device:
     # Imported here, since listing devices needs no torch.
     if name == "cpu":
         from twofold.devices.cpu_device import CpuDevice
 
-        return CpuDevice(kernels=kernels, threads=threads, profile=profile)
+        return CpuDevice(kernels=kernels, threads=threads, profile=profile, rank=rank, ranks=ranks)
     from twofold.devices.torch_device import TorchDevice
 
     if kernels not in ("auto", "reference"):
         raise ValueError(f"kernels {kernels!r} are of device 'cpu'; device {name!r} runs on 'reference'")
     if threads is not None:
         raise ValueError(f"threads are those of device 'cpu'; device {name!r} has none to set")
-    return TorchDevice(name, profile=profile)
+    return TorchDevice(name, profile=profile, rank=rank, ranks=ranks)

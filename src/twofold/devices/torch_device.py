@@ -18,7 +18,8 @@ from twofold.ops.base import Cost, Op
 
 
 class TorchDevice(Device):
-    """Executes ops with torch kernels on `cpu` or `cuda`.
+    """Executes ops with torch kernels on `cpu` or `cuda`, as rank `rank` of `ranks` of one model: each has a
+    GPU of its own, or its share of this machine's memory.
 
     profile: time every op (synchronising a GPU around each), so that `totals` hold seconds by kind; costs
     speed.
@@ -29,7 +30,7 @@ class TorchDevice(Device):
     step_tokens = LOCAL_STEP_TOKENS
     cache_tokens = LOCAL_CACHE_TOKENS
 
-    def __init__(self, name: str = "cpu", *, profile: bool = False) -> None:
+    def __init__(self, name: str = "cpu", *, profile: bool = False, rank: int = 0, ranks: int = 1) -> None:
         super().__init__()
         if name == "cuda" and not torch.cuda.is_available():
             raise ValueError(
@@ -37,11 +38,15 @@ class TorchDevice(Device):
                 "modelled GPU"
             )
         self.name = name
-        self.where = torch.device(name)
+        self.rank, self.ranks = rank, ranks
+        self.where = torch.device(name, rank) if name == "cuda" and ranks > 1 else torch.device(name)
+        if self.where.index is not None:
+            torch.cuda.set_device(self.where)
         self.native_precision = "fp32" if name == "cpu" else "bf16"
         self.clock = WallClock()
         self.profile = profile
-        self.memory = {"device": _memory(name), "host": _memory("cpu")}
+        host = _memory("cpu") // ranks
+        self.memory = {"device": host if name == "cpu" else _memory(name), "host": host}
         self.kernels: dict[type[Op], Kernel] = REFERENCE
         self._ops: list[Op] = []
         self._seconds: list[float] = []

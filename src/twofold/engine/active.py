@@ -36,6 +36,12 @@ class Active:
     behaviour: dict[str, tuple[float, str]]
 
     @property
+    def max_drafts(self) -> int:
+        """Guesses that a request may have at once; 0 where it makes none."""
+        drafter = self.drafter or self.modelled_drafter
+        return 0 if drafter is None else drafter.most
+
+    @property
     def counters(self) -> dict[str, int]:
         """What its seam objects counted, by name."""
         parts: list[Any] = [self.weights, self.cache, self.selection, self.prompt_filter, self.policy]
@@ -66,9 +72,8 @@ def activate(
     drafter = technique.drafter()
     modelled = None
     if drafter is not None and not real:
-        modelled = ModelledDrafter(
-            *(behaviour[k][0] for k in ("draft_rate", "draft_length", "accepted_length"))
-        )
+        rate, drafted, accepted = (behaviour[k][0] for k in ("draft_rate", "draft_length", "accepted_length"))
+        modelled = ModelledDrafter(rate, drafted, accepted, drafter.most)
     return Active(
         technique,
         technique.weight_scheme(),

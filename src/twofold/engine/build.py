@@ -1,74 +1,39 @@
-"""From a plan to an engine: techniques, model, memory, scheduler, put together the same way for `run` and
-`predict`."""
+"""From a plan to an engine: a rank's share of the model, memory, scheduler, put together the same way for
+`run` and `predict`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-
-import torch
 
 from twofold.devices.base import Device
 from twofold.devices.modelled import ModelledDevice
-from twofold.engine.active import Active, activate, the_one
+from twofold.devices.torch_device import TorchDevice
+from twofold.engine.active import activate, the_one
 from twofold.engine.blocks import BlockManager
-from twofold.engine.cache_format import cache_scheme, decide_format
 from twofold.engine.engine import Engine
 from twofold.engine.fit import smallest_change
+from twofold.engine.followers import Followers
 from twofold.engine.host import Host
+from twofold.engine.leader import Leader
+from twofold.engine.limits import Limits, decide_limits
 from twofold.engine.memory import DoesNotFitError, MemoryPlan, plan_memory
 from twofold.engine.policy import POLICIES
+from twofold.engine.rank import Rank
 from twofold.engine.runner import Runner
 from twofold.engine.scheduler import Scheduler
 from twofold.engine.scheduler_config import SchedulerConfig
 from twofold.engine.serving_profile import PLAIN, get_serving, served
-from twofold.engine.weight_format import decide_weights, weight_scheme
-from twofold.models.build import ModelOptions, build_model
+from twofold.engine.share import Progress, Share, build_share, make_techniques, model_options
+from twofold.models.build import build_model
 from twofold.models.cache import CacheSize
 from twofold.models.parallel import Parallel
 from twofold.models.spec import ModelSpec
-from twofold.models.stored_weights import StoredWeights
 from twofold.models.tensors import Checkpoint
 from twofold.models.transformer import Transformer
-from twofold.ops.base import Precision
 from twofold.plan import Plan
 from twofold.techniques.base import Technique
-from twofold.techniques.pairs import check_together
-from twofold.techniques.registry import make_technique
 
-Progress = Callable[[str, int, int], None]
-
-DEFAULT_BLOCK_SIZE = 16
-FEW_SEQS, MOST_SEQS = 16, 256
-"""Sequences at once where a plan leaves it open: few where it keeps a stated number of requests going, else
-many."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """The plan's engine limits with every default decided.
-
-    cache_format: how cache entries are stored: a native format, the activations' own, or a technique's name.
-    weights: "stored" or "dense", or the kind of quantised checkpoint that the plan names.
-    """
-
-    precision: Precision
-    block_size: int
-    max_num_seqs: int
-    max_num_batched_tokens: int
-    max_context: int
-    capacity: int
-    cache_format: str
-    weights: str
-
-
-def make_techniques(plan: Plan, spec: ModelSpec) -> list[Technique]:
-    """The plan's techniques, validated alone, against the model and against each other."""
-    techniques = [make_technique(use.name, use.params) for use in plan.techniques]
-    for technique in techniques:
-        technique.check(spec)
-    check_together(techniques)
-    return techniques
+__all__ = ["Limits", "Progress", "build_engine", "decide_limits", "make_techniques", "memory_for"]
 
 
 def build_engine(
@@ -95,102 +60,61 @@ def build_engine(
         )
     plan = served(plan)
     techniques = make_techniques(plan, spec)
-    if device.real and any(t.needs_calibration for t in techniques):
-        if calibration is None:
-            raise ValueError(
-                "a technique of this plan learns from text, and there is no tokenizer to read any with"
-            )
-        techniques = _calibrated(techniques, plan, device, spec, checkpoint, calibration(), progress)
-    actives = [
-        activate(t, real=device.real, overrides=plan.behaviour, recorded=recorded or {}) for t in techniques
-    ]
-    limits = decide_limits(plan, device, spec, actives, checkpoint)
-    model = _model(plan, device, spec, checkpoint, actives, limits, progress)
+    ids = _calibration(techniques, calibration) if device.real else None
+    followers = _followers(plan, device, spec, checkpoint, ids)
     try:
-        memory = memory_for(plan, device, model, limits)
-    except DoesNotFitError as error:
-        change = smallest_change(plan, spec, lambda p: _fits(p, device, spec, checkpoint))
-        raise DoesNotFitError(f"{spec.name} does not fit on {device.name}: {error}. {change}") from None
-    return _assemble(plan, device, model, memory, limits, actives, checkpoint)
+        share = build_share(
+            plan,
+            techniques,
+            device,
+            spec,
+            checkpoint,
+            calibration=ids,
+            recorded=recorded,
+            progress=progress,
+        )
+        try:
+            memory = memory_for(plan, device, share.model, share.limits)
+        except DoesNotFitError as error:
+            change = smallest_change(plan, spec, lambda p: _fits(p, device, spec, checkpoint))
+            raise DoesNotFitError(f"{spec.name} does not fit on {device.name}: {error}. {change}") from None
+        if followers is not None:
+            followers.expect("built")
+        return _assemble(plan, device, share, memory, checkpoint, followers)
+    except BaseException:
+        if followers is not None:
+            followers.close()
+        raise
 
 
-def decide_limits(
-    plan: Plan,
-    device: Device,
-    spec: ModelSpec,
-    actives: Sequence[Active],
-    checkpoint: Checkpoint | None = None,
-) -> Limits:
-    """Every engine default that the plan leaves open."""
-    plan = served(plan)
-    e = plan.engine
-    multiple = max([getattr(a.cache, "block_multiple", 1) for a in actives], default=1)
-    load = plan.workload
-    closed = load.rate is None and (load.trace is None or load.concurrency is not None)
-    few = min(MOST_SEQS, max(FEW_SEQS, load.concurrency or 1))
-    seqs = e.max_num_seqs or (MOST_SEQS if device.cache_tokens is None and not closed else few)
-    precision = plan.precision if plan.precision != "auto" else device.native_precision
-    block_size = e.block_size or max(DEFAULT_BLOCK_SIZE, multiple)
-    return Limits(
-        precision,
-        block_size,
-        seqs,
-        e.max_num_batched_tokens or max(seqs, device.step_tokens),
-        min(e.max_context or spec.max_context, spec.max_context),
-        e.memory or int(device.memory["device"] * e.memory_share),
-        decide_format(plan, device, spec, actives, precision, block_size),
-        decide_weights(plan, device, checkpoint),
-    )
+def _calibration(
+    techniques: Sequence[Technique], calibration: Callable[[], Sequence[int]] | None
+) -> Sequence[int] | None:
+    """Token ids for the techniques that learn from some; None where none does."""
+    if not any(t.needs_calibration for t in techniques):
+        return None
+    if calibration is None:
+        raise ValueError(
+            "a technique of this plan learns from text, and there is no tokenizer to read any with"
+        )
+    return calibration()
 
 
-def _calibrated(
-    techniques: list[Technique],
-    plan: Plan,
-    device: Device,
-    spec: ModelSpec,
-    checkpoint: Checkpoint | None,
-    ids: Sequence[int],
-    progress: Progress | None,
-) -> list[Technique]:
-    limits = decide_limits(plan, device, spec, [], checkpoint)
-    plain = _model(plan, device, spec, checkpoint, [], limits, progress)
-    with torch.inference_mode():
-        return [t.calibrate(plain, device, ids) if t.needs_calibration else t for t in techniques]
-
-
-def _model(
-    plan: Plan,
-    device: Device,
-    spec: ModelSpec,
-    checkpoint: Checkpoint | None,
-    actives: Sequence[Active],
-    limits: Limits,
-    progress: Progress | None,
-) -> Transformer:
-    options = _options(plan, actives, limits, checkpoint, load=device.real)
-    options = replace(options, native=device.real and device.stored_weights)
-    where = torch.device(device.name) if device.real else None
-    report = None if progress is None else lambda done, total: progress("loading weights", done, total)
-    return build_model(spec, options, checkpoint if device.real else None, where, report)
-
-
-def _options(
-    plan: Plan, actives: Sequence[Active], limits: Limits, checkpoint: Checkpoint | None, *, load: bool
-) -> ModelOptions:
-    stored = None
-    if limits.weights == "stored":
-        assert checkpoint is not None
-        stored = StoredWeights(checkpoint, load=load, exact=plan.engine.kernels == "native-fp32")
-    return ModelOptions(
-        limits.precision,
-        Parallel(**plan.parallel.model_dump()),
-        weight_scheme(limits.weights, actives),
-        the_one([a.cache for a in actives]) or cache_scheme(limits.cache_format),
-        the_one([a.selection for a in actives]),
-        limits.block_size,
-        limits.max_context,
-        stored,
-    )
+def _followers(
+    plan: Plan, device: Device, spec: ModelSpec, checkpoint: Checkpoint | None, ids: Sequence[int] | None
+) -> Followers | None:
+    """The other ranks of a real device; None where it is the only one."""
+    if not device.real or plan.parallel.tp == 1:
+        return None
+    assert isinstance(device, TorchDevice)
+    assert checkpoint is not None
+    if device.ranks != plan.parallel.tp:
+        raise ValueError(
+            f"tp={plan.parallel.tp} needs a device made for that many ranks, not for {device.ranks}: "
+            "`make_device(name, tp=…)`"
+        )
+    Parallel(**plan.parallel.model_dump()).check(spec)
+    return Followers(plan, device, checkpoint, ids)
 
 
 def memory_for(plan: Plan, device: Device, model: Transformer, limits: Limits) -> MemoryPlan:
@@ -217,13 +141,13 @@ def memory_for(plan: Plan, device: Device, model: Transformer, limits: Limits) -
 def _fits(plan: Plan, device: Device, spec: ModelSpec, checkpoint: Checkpoint | None) -> bool:
     """Whether `plan` fits, judged from shapes and formats alone."""
     cut = plan.parallel
-    if cut.tp * cut.pp * cut.dp > 1 and not device.linkable:
+    if cut.tp * cut.pp * cut.dp > device.ranks and not device.linkable:
         return False
     try:
         techniques = make_techniques(plan, spec)
         actives = [activate(t, real=False, overrides=plan.behaviour, recorded={}) for t in techniques]
         limits = decide_limits(plan, device, spec, actives, checkpoint)
-        options = _options(plan, actives, limits, checkpoint, load=False)
+        options = model_options(plan, actives, limits, checkpoint, load=False)
         memory_for(plan, device, build_model(spec, options), limits)
     except ValueError:
         return False
@@ -233,12 +157,12 @@ def _fits(plan: Plan, device: Device, spec: ModelSpec, checkpoint: Checkpoint | 
 def _assemble(
     plan: Plan,
     device: Device,
-    model: Transformer,
+    share: Share,
     memory: MemoryPlan,
-    limits: Limits,
-    actives: list[Active],
     checkpoint: Checkpoint | None,
+    followers: Followers | None,
 ) -> Engine:
+    model, actives, limits = share.model, share.actives, share.limits
     shareable = all(cache.shareable for cache in model.caches)
     prefix_caching = plan.engine.prefix_caching and shareable
     host_blocks = 0
@@ -266,9 +190,13 @@ def _assemble(
     device.resident_bytes = model.weight_bytes()
     if isinstance(device, ModelledDevice):
         device.use(get_serving(plan.engine.serving).kernels_on(device.generation))
+    filtering = the_one([a.prompt_filter for a in actives])
+    rank = (
+        Rank(model, device, filtering) if followers is None else Leader(model, device, filtering, followers)
+    )
     return Engine(
         Scheduler(config, blocks, policy),
-        Runner(model, device, size, num_host_blocks=host_blocks, drafts=modelled),
+        Runner(rank, size, num_host_blocks=host_blocks, drafts=modelled),
         actives=actives,
         tokenizer=None if checkpoint is None else checkpoint.tokenizer,
         memory=memory,

@@ -10,6 +10,7 @@ from twofold.kernels.cpu.cache import NativeCacheScheme, unfit
 from twofold.kernels.cpu.cache_formats import FORMATS
 from twofold.models.cache import CacheScheme, Heads
 from twofold.models.fp8_cache import Fp8CacheScheme
+from twofold.models.shard import Shard
 from twofold.models.spec import ModelSpec
 from twofold.models.weights import ACT_BYTES
 from twofold.ops.base import Precision
@@ -72,12 +73,11 @@ def cache_scheme(cache_format: str) -> CacheScheme | None:
 
 def _heads(spec: ModelSpec, plan: Plan, precision: Precision) -> Heads:
     """The heads of a layer of one rank, as far as their storage goes."""
-    tp = plan.parallel.tp
-    kv_heads = max(1, spec.num_kv_heads // tp)
+    shard = Shard(0, plan.parallel.tp)
     latent = spec.latent is not None
     return Heads(
-        max(kv_heads, spec.num_heads // tp),
-        kv_heads,
+        shard.heads(spec).size,
+        shard.kv_heads(spec).size,
         spec.head_dim,
         spec.head_dim,
         spec.scale,

@@ -9,6 +9,7 @@ import torch
 from twofold.engine.active import Active
 from twofold.engine.arrivals import Arrivals, Prompt
 from twofold.engine.coasting import CoastingLoop
+from twofold.engine.grammar import Grammars, Matcher
 from twofold.engine.host import Host
 from twofold.engine.integrity import check
 from twofold.engine.memory import MemoryPlan
@@ -45,6 +46,7 @@ class Engine(CoastingLoop):
         self.memory = memory
         self.derived = derived
         self._next_id = 0
+        self._grammars: Grammars | None = None
 
     # --- requests ---
 
@@ -57,13 +59,24 @@ class Engine(CoastingLoop):
         priority: int = 0,
         arrival_time: float | None = None,
         record_times: bool = False,
+        pool: bool = False,
     ) -> Request:
-        """Queue a request. ValueError where the prompt is empty, too long, or text without a tokenizer."""
+        """Queue a request. ValueError where the prompt is empty, too long, or text without a tokenizer, or
+        the parameters do not suit the model.
+
+        pool: generate nothing; once it has ended, `output(id).vector` is the mean of the model's last hidden
+        states, after the final norm, over all tokens of the prompt. These are computed every time, none is
+        taken from the prefix cache, and no technique drops any of them beforehand.
+        """
         if id is None:
             id, self._next_id = f"request-{self._next_id}", self._next_id + 1
         ids = self._encode(prompt)
         if isinstance(ids, int) and self.device.real:
             raise ValueError("a number of tokens can be predicted, not run: give text or token ids")
+        if pool and params is not None:
+            raise ValueError("no token is chosen for an embedding: give it no sampling parameters")
+        if pool and not self.device.real:
+            raise ValueError("an embedding is computed, not predicted: use a real device")
         eos = self.tokenizer.eos_ids if self.tokenizer is not None else frozenset()
         request = Request(
             id,
@@ -72,22 +85,22 @@ class Engine(CoastingLoop):
             priority=priority,
             arrival_time=self.clock.now() if arrival_time is None else arrival_time,
             eos_ids=eos,
-            share_prefix=self.scheduler.blocks.prefix_caching and not isinstance(ids, int),
+            share_prefix=self.scheduler.blocks.prefix_caching and not isinstance(ids, int) and not pool,
             record_times=record_times,
+            matcher=None if params is None else self._matcher(params),
+            pool=pool,
         )
         self._check_vocabulary(ids)
-        self._outputs[id] = OutputBuilder(request, self.tokenizer)
-        if (
-            self._filter is not None
-            and self._filter.kept(request.num_prompt_tokens) < request.num_prompt_tokens
-        ):
+        kept = length = request.num_prompt_tokens
+        if self._filter is not None and not pool:
+            kept = self._filter.kept(length)
+        self.scheduler.check_fits(id, kept, 0 if pool else 1)
+        output = OutputBuilder(request, self.tokenizer)
+        if kept < length:
             self._unfiltered.append(request)
         else:
-            try:
-                self.scheduler.add(request)
-            except ValueError:
-                del self._outputs[id]
-                raise
+            self.scheduler.add(request)
+        self._outputs[id] = output
         return request
 
     def cancel(self, id: str | int) -> bool:
@@ -95,9 +108,30 @@ class Engine(CoastingLoop):
         for request in self._unfiltered:
             if request.id == id:
                 self._unfiltered.remove(request)
-                self.scheduler.add(request)
+                self._skip_filter(request)
                 break
         return self._finish(id, "cancelled")
+
+    def abort(self) -> list[Request]:
+        """End everything at once, after a step has failed: what was in flight is void. Returns what this
+        ended."""
+        self._flights.clear()
+        while self._unfiltered:
+            self._skip_filter(self._unfiltered.popleft())
+        for request in self.scheduler.abort(self.clock.now()):
+            self._retire(request)
+        return self._take_ended()
+
+    def _skip_filter(self, request: Request) -> None:
+        """Queue a request that will never run, with the length that was found to fit."""
+        assert self._filter is not None
+        request.replace_context(self._filter.kept(request.num_prompt_tokens))
+        self.scheduler.add(request)
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that hold no cache: in the scheduler's queue, or before a prompt filter."""
+        return self.scheduler.num_waiting + len(self._unfiltered)
 
     def output(self, id: str | int) -> OutputBuilder:
         """What request `id` has yielded so far."""
@@ -106,6 +140,11 @@ class Engine(CoastingLoop):
     def forget(self, id: str | int) -> None:
         """Drop the output of an ended request."""
         self._outputs.pop(id, None)
+
+    def close(self) -> None:
+        """End the processes that other ranks of the model run in, where there are any; the engine is of no
+        use after that. Closing twice is fine, and the end of this process does the same."""
+        self.runner.close()
 
     # --- running ---
 
@@ -199,9 +238,22 @@ class Engine(CoastingLoop):
             raise ValueError("this model has no tokenizer: give token ids instead of text")
         return self.tokenizer.encode(prompt)
 
-    def _check_vocabulary(self, ids: Sequence[int] | int) -> None:
+    def _check_vocabulary(self, ids: Sequence[int] | int, of: str = "token ids") -> None:
         if isinstance(ids, int):
             return
         vocab = self.runner.model.spec.vocab_size
         if ids and not (min(ids) >= 0 and max(ids) < vocab):
-            raise ValueError(f"token ids must lie in 0 … {vocab - 1}; given {min(ids)} … {max(ids)}")
+            raise ValueError(f"{of} must lie in 0 … {vocab - 1}; given {min(ids)} … {max(ids)}")
+
+    def _matcher(self, params: SamplingParams) -> Matcher | None:
+        """What holds an output to the grammar of `params`; None where they have none."""
+        self._check_vocabulary([token for token, _ in params.logit_bias], "token ids of logit_bias")
+        if params.grammar is None:
+            return None
+        if not self.device.real:
+            raise ValueError("a grammar chooses tokens, and a modelled device computes none: drop it")
+        if self.tokenizer is None:
+            raise ValueError("a grammar needs a tokenizer, and this model has none")
+        if self._grammars is None:
+            self._grammars = Grammars(self.tokenizer, self.runner.model.spec.vocab_size)
+        return self._grammars.matcher(params.grammar)

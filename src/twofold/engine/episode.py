@@ -93,6 +93,11 @@ class Episode:
         self.first_since = 0
         self.empty_steps = 0
 
+    @property
+    def step(self) -> int:
+        """Steps so far."""
+        return self.scheduler.num_steps
+
     def play(self) -> SimulationResult:
         """Run it and return its counts. Any broken invariant raises."""
         scheduler, result = self.scheduler, self.result

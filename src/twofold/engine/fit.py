@@ -53,8 +53,6 @@ def _cut(plan: Plan, spec: ModelSpec, fits: Callable[[Plan], bool]) -> str:
     for factor in (2, 4, 8, 16, 32):
         tp = cut.tp * factor
         ep = cut.ep * factor if cut.ep > 1 else 1
-        if spec.num_heads % tp == 0 and fits(
-            plan.model_copy(update={"parallel": cut.model_copy(update={"tp": tp, "ep": ep})})
-        ):
+        if fits(plan.model_copy(update={"parallel": cut.model_copy(update={"tp": tp, "ep": ep})})):
             return f"on {tp * cut.pp * cut.dp} such devices (tp={tp})"
     return ""

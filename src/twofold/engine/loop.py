@@ -28,7 +28,9 @@ from twofold.models.step import StepInput
 from twofold.ops.attention import Span
 
 
-class _Flight(NamedTuple):
+class Flight(NamedTuple):
+    """A batch that was launched: when it is done, and what it yields."""
+
     done: float
     batch: Batch
     result: StepResult
@@ -39,7 +41,8 @@ class StepLoop:
     flight (several in a pipeline) and the outputs.
 
     actives: the techniques that are on; host: what serving software adds to modelled steps; totals: what was
-    done so far; trace: one record per step where `record_steps` was asked for.
+    done so far; trace: one record per step where `record_steps` was asked for; newest: the batch launched
+    last.
     """
 
     def __init__(
@@ -66,7 +69,8 @@ class StepLoop:
         self._filter = the_one([a.prompt_filter for a in actives])
         self._unfiltered: deque[Request] = deque()
         self._outputs: dict[str | int, OutputBuilder] = {}
-        self._flights: deque[_Flight] = deque()
+        self._flights: deque[Flight] = deque()
+        self.newest: Flight | None = None
         self._stage_free: list[float] = []
         self._ended: list[Request] = []
 
@@ -146,7 +150,8 @@ class StepLoop:
                 start, result.cost.seconds, batch.num_prefill_tokens, batch.num_decode_tokens, batch.num_seqs
             )
             self.trace.append(record)
-        self._flights.append(_Flight(done, batch, result))
+        self.newest = Flight(done, batch, result)
+        self._flights.append(self.newest)
 
     def _hosted(self, cost: StepCost, start: float, seqs: int, tokens: int, prefills: int) -> StepCost:
         """`cost` of a step that starts now, with the host's part."""
@@ -188,6 +193,7 @@ class StepLoop:
             moment = self._delivered(batch.num_samples)
             before = [e.request.num_output_tokens for e in batch.entries] if result.tokens is not None else []
             if result.tokens is not None:
+                self._end_failed(batch)
                 ended = self.scheduler.update(batch, result.tokens, moment)
                 self._collect(batch, result, before)
             else:
@@ -197,23 +203,30 @@ class StepLoop:
             for request in ended:
                 self._retire(request)
 
+    def _end_failed(self, batch: Batch) -> None:
+        """End requests whose grammar can be followed no longer; what was chosen for them is dropped."""
+        for entry in batch.entries:
+            matcher = entry.request.matcher
+            if matcher is not None and matcher.error is not None:
+                self.scheduler.finish(entry.request.id, "error", self.clock.now())
+
     def _observe_drafts(self, batch: Batch, result: StepResult) -> None:
-        totals = self.totals
         for i, entry in enumerate(batch.entries):
             if not entry.num_drafts:
                 continue
             yielded = result.counts[i] if result.tokens is None else len(result.tokens[i])  # type: ignore[index]
-            totals.drafts += 1
-            totals.drafted += entry.num_drafts
-            totals.accepted += yielded - 1
+            self.totals.add_drafts(entry.num_drafts, yielded - 1)
             if self.drafter is not None:
                 self.drafter.observe(entry.request, entry.num_drafts, yielded - 1)
 
     def _collect(self, batch: Batch, result: StepResult, before: list[int]) -> None:
-        """Hand new tokens to the outputs; end requests whose text met a stop string."""
+        """Hand new tokens and hidden states to the outputs; end requests whose text met a stop string."""
         assert result.tokens is not None
+        sums = iter(() if result.pooled is None else result.pooled)
         for i, entry in enumerate(batch.entries):
             request = entry.request
+            if request.pool:
+                self._outputs[request.id].pool(entry.start, next(sums))
             new = request.num_output_tokens - before[i]
             if (
                 new
@@ -281,6 +294,6 @@ class StepLoop:
         start = self.clock.now()
         self.device.begin_step()
         with torch.inference_mode():
-            kept = self._filter.select(self.runner.model, self.device, step)
+            kept = self.runner.rank.select(step)
         self.clock.wait_until(self._charge(self.device.end_step(), start))
         return kept

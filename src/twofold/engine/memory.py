@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from twofold.models.shard import Shard
 from twofold.models.transformer import Transformer
 from twofold.models.weights import ACT_BYTES
 
@@ -46,13 +47,16 @@ def activation_bytes(model: Transformer, max_tokens: int, max_logits: int) -> in
     """Largest live set of a step: the residual stream and its sum, the widest sublayer's input and output,
     the logits."""
     spec, act, tp = model.spec, ACT_BYTES[model.precision], model.parallel.tp
-    attention = (spec.q_dim + 2 * spec.kv_dim) // tp + spec.q_dim // tp
+    shard = Shard(0, tp)
+    q_dim, kv_dim = (heads.size * spec.head_dim for heads in (shard.heads(spec), shard.kv_heads(spec)))
+    attention = 2 * q_dim + 2 * kv_dim
     mlp = (3 if spec.gated else 2) * spec.ffn_hidden // tp
     if spec.experts is not None:
         e = spec.experts
         mlp = max(mlp if e.first_dense else 0, 3 * (e.active * e.hidden + e.shared_hidden) // tp)
     widest = max(attention, mlp)
-    return max_tokens * (3 * spec.hidden + widest) * act + max_logits * (spec.vocab_size // tp) * 4
+    logits = shard.vocabulary(spec).size
+    return max_tokens * (3 * spec.hidden + widest) * act + max_logits * logits * 4
 
 
 def plan_memory(

@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import torch
+
 from twofold.engine.request import Request
 from twofold.engine.sampler import TokenLogprobs
 from twofold.models.tensors import Tokenizer
@@ -41,6 +43,23 @@ class OutputBuilder:
         self._held = ""
         self._sent = 0
         self._stopped = False
+        self._met: str | None = None
+        self._pooled: torch.Tensor | None = None
+
+    def pool(self, start: int, total: torch.Tensor) -> None:
+        """Take in the sum `total` [hidden] of the last hidden states of the tokens from `start` on. The first
+        ones begin anew: what was computed before has been lost."""
+        total = total.double()
+        self._pooled = total if start == 0 or self._pooled is None else self._pooled + total
+
+    @property
+    def vector(self) -> list[float] | None:
+        """The mean of the last hidden states over all tokens; None but for a pooled request that has ended
+        well."""
+        if self._pooled is None or self.request.finish_reason != "stop":
+            return None
+        found: list[float] = (self._pooled / self.request.num_context_tokens).tolist()
+        return found
 
     def extend(self, count: int, logprobs: Sequence[TokenLogprobs | None]) -> bool:
         """Take in the request's newest `count` tokens. True where a stop string was met: the text ends before
@@ -69,6 +88,17 @@ class OutputBuilder:
         self._sent = len(self.text)
         return piece
 
+    @property
+    def error(self) -> str | None:
+        """Why the request ended by an error, where it did."""
+        matcher = self.request.matcher
+        return None if matcher is None else matcher.error
+
+    @property
+    def stopped_by(self) -> str | int | None:
+        """The stop string or token id that ended the request, where one did."""
+        return self._met if self._stopped else self.request.stop_token
+
     def completion(self) -> Completion:
         """The finished request."""
         r = self.request
@@ -92,9 +122,10 @@ class OutputBuilder:
             self.text += piece
             return False
         self._held += piece
-        found = [at for at in (self._held.find(s) for s in self._stop) if at >= 0]
+        found = [(at, s) for s in self._stop if (at := self._held.find(s)) >= 0]
         if found:
-            self.text += self._held[: min(found)]
+            first, self._met = min(found)
+            self.text += self._held[:first]
             self._held = ""
             self._stopped = True
             return True

@@ -54,6 +54,9 @@ class Progress(RequestQueues):
                 request.num_slots += num
                 if request.num_computed >= request._boundary:
                     blocks.register(request)
+                if request.pool and request.num_computed == request.num_tokens:
+                    self._end(request, "stop", now)
+                    ended.append(request)
                 continue
             reason: FinishReason | None = None
             drafts = entry.num_drafts
@@ -137,7 +140,8 @@ class Progress(RequestQueues):
         for this request."""
         in_use = request.num_output_tokens or request.is_finished
         assert not in_use, f"{request!r}: too late"
-        self._check_fits(request.id, context if isinstance(context, int) else len(context))
+        assert not request.pool, f"{request!r} is about all of its prompt"
+        self.check_fits(request.id, context if isinstance(context, int) else len(context), 1)
         if request.in_flight:
             request._pending_context = context
         else:

@@ -90,7 +90,7 @@ class RequestQueues:
         assert request.status is RequestStatus.WAITING, f"{request!r} is not new"
         in_use = request.num_computed or request.num_output_tokens
         assert not in_use, f"{request!r} is not new"
-        self._check_fits(request.id, request.num_context_tokens)
+        self.check_fits(request.id, request.num_context_tokens, 0 if request.pool else 1)
         rank = self.policy.rank(request)
         if math.isnan(rank):
             raise ValueError(
@@ -101,19 +101,20 @@ class RequestQueues:
         self.requests[request.id] = request
         self._enqueue(request)
 
-    def _check_fits(self, id: str | int, tokens: int) -> None:
+    def check_fits(self, id: str | int, tokens: int, output: int) -> None:
+        """ValueError where `tokens` and at least `output` more could never be computed."""
         limit, slots, budget = (
             self.config.max_context,
             self.blocks.num_slots,
             self.config.max_num_batched_tokens,
         )
         has = f"request {id!r} has {tokens} tokens, but"
-        if limit is not None and tokens >= limit:
+        if limit is not None and tokens + output > limit:
             raise ValueError(f"{has} the context ends at {limit}, output included: shorten it")
-        if tokens + 1 > slots:
+        if tokens + output > slots:
             raise ValueError(
                 f"{has} the cache holds {slots} ({self.blocks.num_blocks} × {self.blocks.block_size}): "
-                f"shorten it, or give the cache at least {self.blocks.blocks_for(tokens + 1)} blocks"
+                f"shorten it, or give the cache at least {self.blocks.blocks_for(tokens + output)} blocks"
             )
         if not self.config.chunked_prefill and tokens > budget:
             raise ValueError(

@@ -17,9 +17,12 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from enum import Enum
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from twofold.engine.sampling_params import SamplingParams as SamplingParams
+
+if TYPE_CHECKING:
+    from twofold.engine.grammar import Matcher
 
 FinishReason = Literal["stop", "length", "capacity", "cancelled", "aborted", "error"]
 
@@ -43,7 +46,8 @@ class Request:
     arrival_time: seconds on the engine's clock. eos_ids: the model's end tokens. salt: requests share cached
     prefixes only under equal salts. share_prefix: whether its blocks may be shared at all (a technique that
     evicts or rewrites slots in place says no). record_times: keep the time of every output token in
-    `token_times`.
+    `token_times`. matcher: of the grammar that its output follows. pool: nothing is generated; it ends once
+    the hidden states of its prompt are computed.
     """
 
     __slots__ = (
@@ -64,6 +68,7 @@ class Request:
         "in_flight",
         "last_step",
         "last_token_time",
+        "matcher",
         "max_tokens",
         "min_tokens",
         "num_accepted",
@@ -80,6 +85,7 @@ class Request:
         "order",
         "output_ids",
         "params",
+        "pool",
         "priority",
         "prompt_ids",
         "salt",
@@ -102,6 +108,8 @@ class Request:
         salt: Hashable = None,
         share_prefix: bool = True,
         record_times: bool = False,
+        matcher: Matcher | None = None,
+        pool: bool = False,
     ) -> None:
         params = params if params is not None else SamplingParams()
         self.id = id
@@ -110,6 +118,8 @@ class Request:
         self.arrival_time = arrival_time
         self.salt = salt
         self.share_prefix = share_prefix
+        self.matcher = matcher
+        self.pool = pool
         # Copies of parameters that are read once per token.
         self.max_tokens = params.max_tokens
         self.min_tokens = params.min_tokens

@@ -14,15 +14,13 @@ import torch
 from twofold.devices.base import Device, StepCost
 from twofold.engine.batch import Batch, Scheduled
 from twofold.engine.draft import ModelledDrafter
+from twofold.engine.rank import Rank
 from twofold.engine.request import Request
 from twofold.engine.sampler import SampledRow, TokenLogprobs
 from twofold.models.cache import CacheLayer, CacheSize
 from twofold.models.step import StepInput
-from twofold.models.transformer import Transformer
 from twofold.ops.attention import Span
-from twofold.ops.base import DEVICE, HOST
-from twofold.ops.elementwise import Sample
-from twofold.ops.movement import Copy
+from twofold.ops.elementwise import Pool, Sample
 
 SCORED = 32
 """Tokens that teacher-forced scoring computes at once behind the prompt."""
@@ -31,48 +29,42 @@ SCORED = 32
 @dataclass(slots=True)
 class StepResult:
     """What a step yielded per entry of its batch: token ids (real) or their number (modelled; None there: one
-    for each that samples), and log-probabilities."""
+    for each that samples), and log-probabilities. pooled: for each entry that is pooled, in order, the sum of
+    its tokens' last hidden states [entries, hidden]."""
 
     cost: StepCost
     tokens: list[list[int]] | None = None
     counts: list[int] | None = None
     logprobs: list[list[TokenLogprobs | None]] = field(default_factory=list)
+    pooled: torch.Tensor | None = None
 
 
 class Runner:
-    """Executes batches.
+    """Executes batches on `rank`.
 
     allocates the caches on a real device; gives every running request a row in the per-sequence stores.
     """
 
     def __init__(
         self,
-        model: Transformer,
-        device: Device,
+        rank: Rank,
         size: CacheSize,
         *,
         num_host_blocks: int = 0,
         drafts: ModelledDrafter | None = None,
     ) -> None:
-        self.model = model
-        self.device = device
+        self.rank = rank
+        self.model = rank.model
+        self.device = rank.device
         self.size = size
         self.drafts = drafts
-        self.caches: list[CacheLayer] = model.caches
-        self.block_bytes = sum(cache.block_bytes() for cache in self.caches)
+        self.caches: list[CacheLayer] = rank.caches
+        self.block_bytes = rank.block_bytes
         self._free_rows = list(range(size.max_seqs - 1, -1, -1))
         self._rows: dict[str | int, int] = {}
-        self._host: list[dict[str, torch.Tensor]] = []
-        self._committing = [c for c in self.caches if type(c).commit is not CacheLayer.commit]
-        if device.real:
-            self.where: torch.device = device.where  # type: ignore[attr-defined]
-            for cache in self.caches:
-                cache.allocate(size, self.where)
-                if num_host_blocks:
-                    shapes = {name: (num_host_blocks, *t.shape[1:]) for name, t in cache.tensors.items()}
-                    self._host.append(
-                        {n: torch.empty(s, dtype=cache.tensors[n].dtype) for n, s in shapes.items()}
-                    )
+        if rank.device.real:
+            self.where = rank.where
+            rank.allocate(size, num_host_blocks)
 
     # --- a step ---
 
@@ -94,7 +86,7 @@ class Runner:
         if not batch.entries:
             return StepResult(device.end_step(), [])
         step = self._tensors(batch)
-        logits = device.forward(self.model, step)
+        logits = self.rank.forward(step)
         tokens: list[int] = []
         logprobs: list[TokenLogprobs | None] = []
         if logits is not None:
@@ -103,6 +95,11 @@ class Runner:
             ]
             tokens, logprobs = device.execute(Sample(len(rows), logits.shape[-1]), logits, rows)
         result = self._verify(batch, tokens, logprobs)
+        if step.hidden is not None:
+            counts = [e.num_tokens for e in batch.entries if e.request.pool]
+            num, width = step.hidden.shape
+            op = Pool(num, width, len(counts), step.hidden.element_size())
+            result.pooled = device.execute(op, step.hidden, counts)
         result.cost = device.end_step()
         return result
 
@@ -135,24 +132,26 @@ class Runner:
                 block_size=self.size.block_size,
             )
             self.device.begin_step()
-            logits = self.device.forward(self.model, step)
+            logits = self.rank.forward(step)
             self.device.end_step()
             if logits is not None:
                 parts.append(logits.clone())  # the device's own are valid until its next step
-            for cache in self._committing:
-                cache.commit(row, end, 0)
             start = end
-        for cache in self._committing:
-            cache.release(row)
+        if self.rank.commits:
+            self.rank.release(row)
         return torch.cat(parts)
 
     def release(self, request: Request) -> None:
         """`request` holds no device blocks any more: its row is free."""
         row = self._rows.pop(request.id, None)
         if row is not None:
-            for cache in self._committing:
-                cache.release(row)
+            if self.rank.commits:
+                self.rank.release(row)
             self._free_rows.append(row)
+
+    def close(self) -> None:
+        """Let go of what outlives the engine: other ranks' processes."""
+        self.rank.close()
 
     # --- modelled ---
 
@@ -193,6 +192,7 @@ class Runner:
         slots: list[int] = []
         rows: list[int] = []
         wanted: list[int] = []
+        pooled: list[int] = []
         for e in batch.entries:
             first = len(ids)
             ids += e.tokens()
@@ -203,6 +203,8 @@ class Runner:
             if e.samples:
                 last = first + e.num_tokens
                 wanted += range(last - 1 - e.num_drafts, last)
+            elif e.request.pool:
+                pooled += range(first, first + e.num_tokens)
         where = self.where
         return StepInput(
             spans,
@@ -217,6 +219,7 @@ class Runner:
             [e.num_drafts for e in batch.entries],
             [e.request.block_table for e in batch.entries],
             self.size.block_size,
+            torch.tensor(pooled, device=where) if pooled else None,
         )
 
     def _row(self, request: Request) -> int:
@@ -234,7 +237,6 @@ class Runner:
             if not e.samples:
                 out.append([])
                 probs.append([])
-                self._commit(e, 0)
                 continue
             chosen = tokens[at : at + e.num_drafts + 1]
             right = 0
@@ -247,17 +249,11 @@ class Runner:
         return StepResult(StepCost(), out, None, probs)
 
     def _commit(self, entry: Scheduled, void: int) -> None:
-        for cache in self._committing:
-            cache.commit(self._rows[entry.request.id], entry.num_keys - void, void)
+        request = entry.request
+        if self.rank.commits and entry.num_drafts:
+            self.rank.commit(self._rows[request.id], entry.num_keys - void, request.block_table)
 
     def _swap(self, batch: Batch) -> None:
         for pairs, out in ((batch.swap_out, True), (batch.swap_in, False)):
-            if not pairs:
-                continue
-            source, target = (DEVICE, HOST) if out else (HOST, DEVICE)
-            op = Copy(len(pairs) * self.block_bytes, source, target)
-            self.device.execute(op, lambda pairs=pairs, out=out: self._copy(pairs, out=out))
-
-    def _copy(self, pairs: list[tuple[int, int]], *, out: bool) -> None:
-        for cache, host in zip(self.caches, self._host, strict=True):
-            cache.copy_blocks(pairs, host, out=out)
+            if pairs:
+                self.rank.swap(pairs, out)

@@ -76,22 +76,37 @@ def choose(logits: torch.Tensor, rows: list[SampledRow], vocabulary: Vocabulary)
     logprobs: list[TokenLogprobs | None] = [None] * len(rows)
     for i, row in enumerate(rows):
         params = row.request.params
-        if params.greedy and not params.penalized and params.logprobs is None:
+        adjusted = params.adjusted
+        if params.greedy and not adjusted and params.logprobs is None:
             continue
-        scores = logits[i]
-        if params.penalized:
-            scores = penalise(scores, row)
+        scores = adjust(logits[i], row) if adjusted else logits[i]
         tokens[i] = vocabulary.argmax(scores[None])[0] if params.greedy else draw(scores, row, vocabulary)
         if params.logprobs is not None:
-            logprobs[i] = _logprobs(scores, tokens[i], params.logprobs)
+            logprobs[i] = _logprobs(logits[i], tokens[i], params.logprobs)
     return tokens, logprobs
 
 
-def penalise(logits: torch.Tensor, row: SampledRow) -> torch.Tensor:
-    """Logits [V] after repetition, presence and frequency penalties."""
+def adjust(logits: torch.Tensor, row: SampledRow) -> torch.Tensor:
+    """A copy of logits [V] after penalties and bias, -inf where the grammar allows no token."""
+    request, params = row.request, row.request.params
+    scores = logits.clone()
+    if params.penalized:
+        _penalise(scores, row)
+    if params.logit_bias:
+        ids, bias = zip(*params.logit_bias, strict=True)
+        scores[list(ids)] += torch.tensor(bias, dtype=scores.dtype, device=scores.device)
+    if request.matcher is not None:
+        allowed = request.matcher.allowed(request.output_ids, request.draft_ids[: row.offset])
+        if allowed is not None:
+            forbidden = torch.frombuffer(allowed, dtype=torch.uint8) == 0
+            scores.masked_fill_(forbidden.to(scores.device), float("-inf"))
+    return scores
+
+
+def _penalise(logits: torch.Tensor, row: SampledRow) -> None:
+    """Apply repetition, presence and frequency penalties to logits [V], in place."""
     request, params = row.request, row.request.params
     output = request.output_ids + request.draft_ids[: row.offset]
-    logits = logits.clone()
     if params.repetition_penalty != 1.0:
         seen = torch.tensor(
             sorted({*(request.context_ids or ()), *output}), dtype=torch.long, device=logits.device
@@ -104,7 +119,6 @@ def penalise(logits: torch.Tensor, row: SampledRow) -> torch.Tensor:
         ids = torch.tensor(list(counts), dtype=torch.long, device=logits.device)
         times = torch.tensor(list(counts.values()), dtype=logits.dtype, device=logits.device)
         logits[ids] -= params.presence_penalty + params.frequency_penalty * times
-    return logits
 
 
 NUCLEUS = 1024

@@ -154,7 +154,7 @@ class Scheduler(Steady):
 
     def _append_prefill(self, request: Request, num: int, batch: Batch) -> None:
         start, slot = request.num_computed, request.num_slots
-        samples = start + num == request.num_tokens
+        samples = start + num == request.num_tokens and not request.pool
         request.forget_drafts()
         batch.entries.append(Scheduled(request, num, start, slot, True, samples, 0))
         request.in_flight = True

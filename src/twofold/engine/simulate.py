@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from random import Random
+from typing import Protocol, Self, TypeVar
 
 from twofold.engine.episode import Episode, SimulationResult
 
@@ -17,6 +18,30 @@ REQUESTS_PER_EPISODE = 500
 
 class SimulationError(AssertionError):
     """An invariant broke; the message says which and how to replay it."""
+
+
+class Counts(Protocol):
+    """What was played: sums over episodes."""
+
+    requests: int
+
+    def add(self, other: Self) -> None:
+        """Add the counts of an episode."""
+
+
+CountsT = TypeVar("CountsT", bound=Counts)
+CountsT_co = TypeVar("CountsT_co", bound=Counts, covariant=True)
+
+
+class Playable(Protocol[CountsT_co]):
+    """An episode. step: how far it is, to find a failure again."""
+
+    @property
+    def step(self) -> int:
+        """How far it is."""
+
+    def play(self) -> CountsT_co:
+        """Run it to its end. Any broken invariant raises."""
 
 
 def simulate(
@@ -33,21 +58,37 @@ def simulate(
     progress: called with (requests played, num_requests) after each episode. episode: play only that one.
     Raises SimulationError.
     """
+
+    def make(rng: Random, size: int) -> Episode:
+        return Episode(rng, size, seed=seed, faults=faults)
+
+    return play_episodes(make, SimulationResult(seed), num_requests, seed, faults, progress, episode)
+
+
+def play_episodes(
+    make: Callable[[Random, int], Playable[CountsT]],
+    total: CountsT,
+    num_requests: int,
+    seed: int,
+    faults: bool,
+    progress: Callable[[int, int], None] | None,
+    episode: int | None,
+) -> CountsT:
+    """Play the episodes that `make` (random numbers, requests) makes, or only one of them, and add them up in
+    `total`. Raises SimulationError."""
     if num_requests < 1:
         raise ValueError(f"num_requests is {num_requests}; it must be at least 1")
     count = -(-num_requests // REQUESTS_PER_EPISODE)
     if episode is not None and not 0 <= episode < count:
         raise ValueError(f"episode is {episode}; {num_requests} requests make episodes 0 to {count - 1}")
-    total = SimulationResult(seed)
     for index in range(count) if episode is None else [episode]:
         size = min(REQUESTS_PER_EPISODE, num_requests - index * REQUESTS_PER_EPISODE)
-        played = Episode(Random(f"{seed}/{index}"), size, seed=seed, faults=faults)
+        played = make(Random(f"{seed}/{index}"), size)
         try:
             total.add(played.play())
         except Exception as error:
             raise SimulationError(
-                f"seed {seed}, episode {index}, step {played.scheduler.num_steps}: "
-                f"{type(error).__name__}: {error}. "
+                f"seed {seed}, episode {index}, step {played.step}: {type(error).__name__}: {error}. "
                 f"Replay: simulate({num_requests}, seed={seed}, faults={faults}, episode={index})"
             ) from error
         if progress is not None:

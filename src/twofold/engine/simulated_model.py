@@ -50,6 +50,15 @@ def expected_output(
         values.append(value)
 
 
+def expected_embedding(context: Sequence[int], salt: Hashable = None) -> float:
+    """The mean over `context` of what stands for last hidden states."""
+    value, total = _start(salt), 0
+    for token in context:
+        value = hash((value, token))
+        total += value % VOCAB_SIZE
+    return total / len(context)
+
+
 class SimulatedModel:
     """Executes batches on simulated device and host memory: one integer per token slot."""
 
@@ -90,3 +99,10 @@ class SimulatedModel:
                 yielded.append(predicted)
                 accepting = index + 1 < len(tokens) and predicted == tokens[index + 1]
         return yielded
+
+    def pooled(self, entry: Scheduled) -> int:
+        """The sum of what stands for the last hidden states of an entry's tokens; to be called once it is
+        executed."""
+        size, table = self._size, entry.request.block_table
+        slots = range(entry.slot, entry.slot + entry.num_tokens)
+        return sum(self._device[table[slot // size]][slot % size] % VOCAB_SIZE for slot in slots)

@@ -192,6 +192,7 @@ def bench_plan(
             outcome.interval = _interval(engine, test)
         outcomes.append(outcome)
     engine.check_techniques()
+    engine.close()
     return Bench(
         plan.model,
         engine.device.name,

@@ -102,7 +102,7 @@ def _one_batch(plan: Plan, batch: int) -> Plan:
 
 def _measure(plan: Plan, batch: int, progress: Progress | None) -> tuple[Breakdown, list[Step], list[Step]]:
     checkpoint = find_checkpoint(plan.model)
-    device = ModuleProfiler(**plan.engine.device_options)
+    device = ModuleProfiler(**plan.engine.device_options, ranks=plan.parallel.tp)
     engine = build_engine(plan, device, checkpoint.spec, checkpoint)
     for turn in range(WARM_UPS + 1):
         if progress is not None:

@@ -3,6 +3,9 @@ and elsewhere."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from twofold.devices.catalog import THIS_CPU
 from twofold.engine.active import NotReachedError
 from twofold.engine.build import Progress, make_techniques
@@ -119,10 +122,15 @@ def _row(
 def as_run(plan: Plan, measured: Result) -> Plan:
     """`plan` with the defaults that the run decided, so that the prediction of this machine schedules as the
     run did."""
+    return with_derived(plan, measured.derived)
+
+
+def with_derived(plan: Plan, derived: Mapping[str, Any]) -> Plan:
+    """`plan` with the defaults that an engine `derived` for it."""
     names = ("block_size", "max_num_seqs", "max_num_batched_tokens", "max_context", "cache_blocks")
-    decided = {name: measured.derived[name] for name in names}
-    if measured.derived["cache_format"] in FORMATS:  # else as activations, or by a technique
-        decided["cache_format"] = measured.derived["cache_format"]
-    decided["weights"] = measured.derived["weights"]
+    decided = {name: derived[name] for name in names}
+    if derived["cache_format"] in FORMATS:  # else as activations, or by a technique
+        decided["cache_format"] = derived["cache_format"]
+    decided["weights"] = derived["weights"]
     engine = plan.engine.model_copy(update=decided)
-    return plan.model_copy(update={"engine": engine, "precision": measured.derived["precision"]})
+    return plan.model_copy(update={"engine": engine, "precision": derived["precision"]})

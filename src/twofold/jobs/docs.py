@@ -27,6 +27,7 @@ from twofold.report.matvec import MatvecRow, MatvecTable
 from twofold.report.pictures import pictures
 from twofold.report.store import Store
 from twofold.report.tool_tables import beside_genz
+from twofold.server import metrics, reference
 from twofold.techniques.pairs import all_pairs
 from twofold.techniques.registry import technique_class, technique_names
 
@@ -90,6 +91,34 @@ def models() -> str:
 def ledger() -> str:
     """Every claim with our figure and the verdict."""
     return to_markdown(build_ledger(all_claims()))
+
+
+def api() -> str:
+    """Every field of every request that the server takes, with what becomes of it, and then the parts of
+    requests, each where it first comes up."""
+    sections, seen = [], set()
+    for path, request in reference.REQUESTS.items():
+        heads = (f"`POST {path}`", "", "")
+        sections.append(markdown_table(heads, reference.field_rows(request)))
+        parts = [part for part in reference.parts(path) if part not in seen]
+        seen.update(parts)
+        if parts:
+            rows = [
+                ("" if number else reference.title(part), *row)
+                for part in parts
+                for number, row in enumerate(reference.field_rows(part))
+            ]
+            sections.append(markdown_table(("within it", "field", "", ""), rows))
+    return "\n\n".join(sections)
+
+
+def server_metrics() -> str:
+    """Every metric that the server gives to Prometheus."""
+    rows = [
+        (f"`{metric.name}`", metric.kind, ", ".join(metric.labels), metric.help)
+        for metric in metrics.describe()
+    ]
+    return markdown_table(("metric", "kind", "labels", ""), rows)
 
 
 def matvec(tables: Sequence[MatvecTable]) -> str:
@@ -185,6 +214,8 @@ def main(root: Path = ROOT) -> None:
         "devices": devices,
         "models": models,
         "ledger": ledger,
+        "api": api,
+        "metrics": server_metrics,
     }
     stored = [MatvecTable.read(path) for path in sorted((root / "docs" / "data").glob("matvec*.json"))]
     page, data = root / "docs" / "cpu.md", root / "docs" / "data"

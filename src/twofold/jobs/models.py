@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from twofold.errors import nearest
 from twofold.models.catalog import get_spec, model_names
-from twofold.models.loading import is_path, load_checkpoint
+from twofold.models.loading import load_checkpoint
+from twofold.models.locate import is_path
 from twofold.models.registry import cached_path, registered_names
 from twofold.models.spec import ModelSpec
 from twofold.models.tensors import Checkpoint

@@ -24,10 +24,11 @@ def predict_plan(
     spec: ModelSpec | None = None,
     stored: Checkpoint | None = None,
     recorded: dict[str, float] | None = None,
+    workload: Workload | None = None,
     progress: Progress | None = None,
 ) -> Result:
     """What `plan` would do on the modelled `device`. stored: says how the weights are stored; looked up by
-    default. recorded: data-dependent quantities that a run measured.
+    default. recorded: data-dependent quantities that a run measured. workload: played instead of the plan's.
 
     ValueError where the plan cannot work there (DoesNotFitError with the smallest change that would do).
     """
@@ -37,10 +38,11 @@ def predict_plan(
         )
     spec = spec or find_spec(plan.model)
     stored = stored or find_stored(plan.model)
-    tokenizer = None
-    if plan.workload.prompts is not None and (source := find_tokenizer_source(plan.model)) is not None:
-        tokenizer = source.tokenizer
-    workload = make_workload(plan.workload, tokenizer, real=False, vocab=spec.vocab_size)
+    if workload is None:
+        tokenizer = None
+        if plan.workload.prompts is not None and (source := find_tokenizer_source(plan.model)) is not None:
+            tokenizer = source.tokenizer
+        workload = make_workload(plan.workload, tokenizer, real=False, vocab=spec.vocab_size)
     replicas = plan.parallel.dp
     engines: list[Engine] = []
     requests: list[Request] = []

@@ -64,33 +64,35 @@ def run_plan(
     if plan.quality.enabled and baseline is None:
         baseline = quality_baseline(plan, checkpoint, progress)
     before = _resident_bytes()
-    engine = load_engine(plan, checkpoint, profile=profile, progress=progress)
-    workload = make_workload(plan.workload, checkpoint.tokenizer, real=True, vocab=checkpoint.spec.vocab_size)
-    warm_up(engine, workload)
-    meter, why = _energy_meter(plan.device)
-    with Sampler(meter, NO_SENSORS, METER_INTERVAL) as sampler:
-        played = play(engine, workload, progress)
-    engine.check_techniques()
-    grown = _resident_bytes() - before - _mapped_bytes(checkpoint)
-    behaviour = measured_behaviour([engine])
-    result = make_result(
-        plan,
-        [engine],
-        played,
-        workload,
-        label=label or label_of(plan),
-        model=plan.model,
-        grown=grown if engine.device.name == "cpu" else None,
-        energy_missing=why,
-    )
-    result = _with_energy(result, sampler.joules, played)
-    if (
-        baseline is not None and plan.quality.enabled
-    ):  # after the result: scoring is no part of what was timed
-        missing = {name: why for name, why in result.missing.items() if name != "quality"}
-        quality = measure_quality(engine, baseline, progress)
-        result = result.model_copy(update={"quality": quality, "missing": missing})
-    return RunOutcome(result, behaviour)
+    with contextlib.closing(load_engine(plan, checkpoint, profile=profile, progress=progress)) as engine:
+        workload = make_workload(
+            plan.workload, checkpoint.tokenizer, real=True, vocab=checkpoint.spec.vocab_size
+        )
+        warm_up(engine, workload)
+        meter, why = _energy_meter(plan.device)
+        with Sampler(meter, NO_SENSORS, METER_INTERVAL) as sampler:
+            played = play(engine, workload, progress)
+        engine.check_techniques()
+        grown = _resident_bytes() - before - _mapped_bytes(checkpoint)
+        behaviour = measured_behaviour([engine])
+        result = make_result(
+            plan,
+            [engine],
+            played,
+            workload,
+            label=label or label_of(plan),
+            model=plan.model,
+            grown=grown if engine.device.name == "cpu" else None,
+            energy_missing=why,
+        )
+        result = _with_energy(result, sampler.joules, played)
+        if (
+            baseline is not None and plan.quality.enabled
+        ):  # after the result: scoring is no part of what was timed
+            missing = {name: why for name, why in result.missing.items() if name != "quality"}
+            quality = measure_quality(engine, baseline, progress)
+            result = result.model_copy(update={"quality": quality, "missing": missing})
+        return RunOutcome(result, behaviour)
 
 
 def _energy_meter(device: str) -> tuple[EnergyMeter | None, str]:
@@ -114,7 +116,7 @@ def _with_energy(result: Result, joules: float | None, played: Played) -> Result
 def load_engine(
     plan: Plan, checkpoint: Checkpoint, *, profile: bool = False, progress: Progress | None = None
 ) -> Engine:
-    """The plan's engine on its real device, with weights."""
+    """The plan's engine on its real device, with weights. With tp above 1 it holds processes: close it."""
     gc.collect()
     device = make_device(
         plan.device, **plan.parallel.model_dump(), **plan.engine.device_options, profile=profile
@@ -136,8 +138,8 @@ def load_engine(
 
 def quality_baseline(plan: Plan, checkpoint: Checkpoint, progress: Progress | None = None) -> QualityBaseline:
     """What the unmodified model says on the plan's quality texts."""
-    engine = load_engine(plan.with_techniques(()), checkpoint, progress=progress)
-    return QualityBaseline.of(engine, plan.quality, progress)
+    with contextlib.closing(load_engine(plan.with_techniques(()), checkpoint, progress=progress)) as engine:
+        return QualityBaseline.of(engine, plan.quality, progress)
 
 
 def play(engine: Engine, workload: Workload, progress: Progress | None = None) -> Played:

@@ -65,7 +65,7 @@ class Answer:
 
 
 class Session:
-    """A loaded model that answers one prompt at a time.
+    """A loaded model that answers one prompt at a time, until it is closed.
 
     ValueError where the plan names a modelled device, or a model without weights or without a usable
     tokenizer.
@@ -83,6 +83,10 @@ class Session:
         self.device = plan.device
         self.techniques = label_of(plan)
 
+    def close(self) -> None:
+        """End the processes that the engine holds, where there are any."""
+        self.engine.close()
+
     def has_chat_template(self) -> bool:
         """Whether the model is made for chat."""
         try:
@@ -93,7 +97,7 @@ class Session:
 
     def prompt_of(self, messages: list[dict[str, str]]) -> list[int]:
         """Token ids of a conversation; ValueError where the model has no chat template."""
-        return self.tokenizer.encode(self.tokenizer.chat(messages))
+        return self.tokenizer.chat_ids(messages)
 
     def answer(
         self,

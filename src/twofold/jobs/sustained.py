@@ -163,6 +163,7 @@ def measure_sustained(
     with Sampler(meter, sensors, interval) as sampler:
         done = engine.play(items(), concurrency=workload.concurrency or 1, on_end=count, record_times=True)
     engine.check_techniques()
+    engine.close()
     times = sorted(t - before for request in done for t in request.token_times or ())
     taken = times[-1]
     missing = dict(sensors.missing)

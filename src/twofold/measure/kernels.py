@@ -29,7 +29,7 @@ WEIGHTS = (
 QUICK_WEIGHTS = WEIGHTS[:3]
 
 CACHES, QUICK_CACHES = ("kivi:bits=4", "kivi:bits=2"), ("kivi:bits=4",)
-"""Techniques that store the cache; what they do is computed by reference kernels."""
+"""Techniques that store the cache in their own way."""
 FORMATS = ("f32", "int8", "int4")
 """Native formats of the cache beside the device's own."""
 PROMPTS, QUICK_PROMPTS = (128, 512, 2048), (512,)
@@ -39,7 +39,7 @@ FEW_KEYS, PACKED_KEYS = 32, 256
 """Cached entries that are next to none, and those from which on techniques have packed some."""
 LAYERS, MORE_LAYERS = (24,), (16, 32)
 """Depths of models whose caches do not fit inner caches, and perhaps not the outer one."""
-SEQS, STORED_SEQS = 16, 4
+SEQS = 16
 
 KIND_TOKENS, QUICK_TOKENS = (16, 64, 256, 512), (64, 512)
 ONCE = ("norm", "rotary", "activation", "embedding", "cache-write")
@@ -188,10 +188,9 @@ def _whole_prompts(m: Measured, quick: bool) -> None:
 
 
 def _attention(m: Measured, fmt: str, technique: str, quick: bool) -> None:
-    """One format, among products whose weights sweep the inner caches. A technique's cache is written by
-    reference kernels as well: what that takes is counted with attention."""
-    asked = fmt if fmt in FORMATS else "auto"
-    seqs = STORED_SEQS if technique else SEQS
+    """One format, among products whose weights sweep the inner caches. What a technique's cache takes to
+    write is counted with attention, for it is no matter of bytes."""
+    asked, seqs = fmt if fmt in FORMATS else "auto", SEQS
     probe = Probe(
         DEEP,
         m.device,
@@ -205,7 +204,7 @@ def _attention(m: Measured, fmt: str, technique: str, quick: bool) -> None:
     kinds = ("attention", "cache-write") if technique else ("attention",)
 
     def decode(entries: int, seqs: int) -> tuple[float, float]:
-        """Seconds of one op and bytes that it reads."""
+        """Seconds of one op and bytes that it moves."""
         found = probe.decode(entries, seqs, _budget(quick))
         attention = found["attention"]
         taken = sum(found[kind].seconds for kind in kinds) / attention.calls
@@ -217,7 +216,7 @@ def _attention(m: Measured, fmt: str, technique: str, quick: bool) -> None:
     read = (many_bytes - few_bytes) / max(long - several, 0.2 * long)
     sequence = max(0.0, (several - one) / (seqs - 1) - few_bytes / seqs / read)
     call = max(0.0, one - sequence - few_bytes / seqs / read)
-    gathers = bool(technique) or m.device.context is None
+    gathers = m.device.context is None or probe.device.reference_ops["Attention"] > 0
     points = []
     for queries in QUICK_QUERIES if quick else QUERIES:
         found = probe.prefill(queries, _budget(quick))

@@ -21,11 +21,11 @@ class ModuleProfiler(CpuDevice):
     computed (sequences, rows of logits).
     """
 
-    def __init__(self, *, kernels: Kernels = "auto", threads: int | None = None) -> None:
+    def __init__(self, *, kernels: Kernels = "auto", threads: int | None = None, ranks: int = 1) -> None:
         self.modules: dict[str, float] = {}
         self.steps: list[tuple[list[Span], int]] = []
         self._names: ModuleNames | None = None
-        super().__init__(kernels=kernels, threads=threads, profile=True)
+        super().__init__(kernels=kernels, threads=threads, profile=True, ranks=ranks)
 
     def forward(self, model: Model, step: StepInput) -> Any:
         """As `CpuDevice.forward`; notes the step."""

@@ -10,11 +10,13 @@ from typing import Protocol
 import torch
 
 from twofold.models.attention import AttentionBlock, LatentAttentionBlock
-from twofold.models.cache import CacheScheme, DenseCacheScheme, Heads
+from twofold.models.cache import CacheLayer, CacheScheme, DenseCacheScheme, Heads
+from twofold.models.context import Maybe
 from twofold.models.mlp import ExpertsBlock, MLPBlock
 from twofold.models.packed import PackedMatrix
 from twofold.models.parallel import Parallel
 from twofold.models.rope import RotaryTables, table_elements
+from twofold.models.shard import Cut, Part, Shard, whole
 from twofold.models.source import WeightSource
 from twofold.models.spec import ModelSpec
 from twofold.models.stored_weights import StoredWeights
@@ -50,7 +52,8 @@ class AllLayers:
 class ModelOptions:
     """How to put a model together. `max_positions`: length of the position tables, in tokens; `stored`: the
     checkpoint whose quantised matrices are kept as they are stored (None: they are widened); `native`: it
-    will run on native CPU kernels, for which matrices are laid out."""
+    will run on native CPU kernels, for which matrices are laid out; `rank`: of its tensor-parallel group;
+    `max_drafts`: guesses that a sequence may have at once."""
 
     precision: Precision = "fp32"
     parallel: Parallel = field(default_factory=Parallel)
@@ -61,6 +64,8 @@ class ModelOptions:
     max_positions: int | None = None
     stored: StoredWeights | None = None
     native: bool = False
+    rank: int = 0
+    max_drafts: int = 0
 
 
 def build_model(
@@ -102,11 +107,15 @@ class _Builder:
         )
         self.cache = options.cache or DenseCacheScheme()
         self.selection = options.selection or AllLayers()
+        self.shard = Shard(options.rank, options.parallel.tp)
+        self.hidden = whole(spec.hidden)
         if checkpoint is not None and spec.latent is not None:
             raise ValueError(f"{spec.name}: latent attention can be predicted but not run here")
-        if checkpoint is not None and options.parallel.devices > 1:
+        cut = options.parallel
+        if checkpoint is not None and cut.pp * cut.dp * cut.ep > 1:
             raise ValueError(
-                "a model that is cut over several devices can be predicted; running it here takes one device"
+                f"running a model here cuts it by tensor parallelism (tp) alone; pp={cut.pp}, dp={cut.dp}, "
+                f"ep={cut.ep} can be predicted"
             )
 
     # --- the whole ---
@@ -119,14 +128,14 @@ class _Builder:
             layers.append(self.layer(i))
             if self.progress is not None:
                 self.progress(i + 1, spec.num_layers)
-        tied, share = spec.tied_embeddings, spec.vocab_size // self.options.parallel.tp
-        embed = self.weights.table("embed", spec.vocab_size, spec.hidden)
-        if tied and isinstance(embed, PackedMatrix) and share == spec.vocab_size:
-            head: Matrix = embed  # one matrix serves both
-        else:
-            head = self.weights.matrix("lm_head", [("embed" if tied else "lm_head", share)], spec.hidden)
-        if tied and embed is not None and head.tensors.get("weight") is not None:
-            embed = head.tensors["weight"]
+        embed = self.weights.table(Part("embed", whole(spec.vocab_size), self.hidden))
+        head = self.head(embed)
+        if spec.tied_embeddings and isinstance(embed, torch.Tensor) and "weight" in head.tensors:
+            cut = self.shard.vocabulary(spec)  # one tensor serves both
+            if cut.is_whole:
+                embed = head.tensors["weight"]
+            else:
+                head.tensors["weight"] = embed[cut.start : cut.stop]
         positions = None
         if spec.positions == "learned":
             positions = self.weights.tensor("positions")
@@ -151,7 +160,21 @@ class _Builder:
             rotary,
             norm,
             self.weights.small_bytes,
+            [Shard(rank, self.shard.world).vocabulary(spec).size for rank in range(self.shard.world)],
         )
+
+    def _cache_layer(self, heads: Heads, layer: int) -> CacheLayer:
+        made = self.cache.cache_layer(heads, self.options.block_size, layer)
+        made.max_drafts = self.options.max_drafts
+        return made
+
+    def head(self, embed: Maybe | PackedMatrix) -> Matrix:
+        """The output projection, one rank's share of the vocabulary; where `embed` is packed and serves as
+        both, a part of that."""
+        tied, cut = self.spec.tied_embeddings, self.shard.vocabulary(self.spec)
+        if tied and isinstance(embed, PackedMatrix):
+            return embed if cut.is_whole else embed.part(cut.start, cut.stop)
+        return self.weights.matrix("lm_head", [Part("embed" if tied else "lm_head", cut, self.hidden)])
 
     def layer(self, i: int) -> TransformerLayer:
         """Layer number `i` without the sublayers that are not selected."""
@@ -181,14 +204,14 @@ class _Builder:
 
     def attention(self, i: int) -> Attention:
         """The attention of layer `i`, one rank's share of the heads."""
-        spec, tp = self.spec, self.options.parallel.tp
+        spec = self.spec
         if spec.latent is not None:
             return self.latent_attention(i)
-        kv_heads = max(1, spec.num_kv_heads // tp)
+        mine, kv_mine = self.shard.heads(spec), self.shard.kv_heads(spec)
         window = spec.layer_window(i)
         heads = Heads(
-            spec.num_heads // tp,
-            kv_heads,
+            mine.size,
+            kv_mine.size,
             spec.head_dim,
             spec.head_dim,
             spec.scale,
@@ -198,34 +221,35 @@ class _Builder:
             self.act,
         )
         at = f"layers.{i}."
-        q_rows, kv_rows = heads.heads * spec.head_dim, kv_heads * spec.head_dim
+        rows = {"q": mine.times(spec.head_dim), "k": kv_mine.times(spec.head_dim)}
+        rows["v"] = rows["k"]
         block = AttentionBlock(
             spec,
             self.options.parallel,
             self.options.precision,
             window is not None,
-            self.weights.matrix(
-                at + "qkv", [(at + "q", q_rows), (at + "k", kv_rows), (at + "v", kv_rows)], spec.hidden
-            ),
-            self.weights.matrix(at + "o", [(at + "o", spec.hidden)], q_rows),
-            self.cache.cache_layer(heads, self.options.block_size, i),
+            self.weights.matrix(at + "qkv", [Part(at + n, cut, self.hidden) for n, cut in rows.items()]),
+            self.weights.matrix(at + "o", [Part(at + "o", self.hidden, rows["q"])]),
+            self._cache_layer(heads, i),
         )
         if spec.qkv_bias:
-            block.qkv_bias = self.weights.vector(
-                [at + "q_bias", at + "k_bias", at + "v_bias"], q_rows + 2 * kv_rows
-            )
+            block.qkv_bias = self.weights.vector([Part(f"{at}{n}_bias", cut) for n, cut in rows.items()])
         if spec.out_bias:
-            block.out_bias = self.weights.vector([at + "o_bias"], spec.hidden)
+            block.out_bias = self.summed(at + "o_bias")
         if spec.qk_norm:
-            block.q_norm = self.weights.vector([at + "q_norm"], spec.head_dim)
-            block.k_norm = self.weights.vector([at + "k_norm"], spec.head_dim)
+            block.q_norm = self.weights.vector([Part(at + "q_norm", whole(spec.head_dim))])
+            block.k_norm = self.weights.vector([Part(at + "k_norm", whole(spec.head_dim))])
         return block
+
+    def summed(self, name: str) -> Maybe:
+        """A bias of what all ranks add up: rank 0 alone has it."""
+        return self.weights.vector([Part(name, self.hidden)]) if self.shard.rank == 0 else None
 
     def latent_attention(self, i: int) -> LatentAttentionBlock:
         """Latent attention of layer `i`; shapes only."""
         spec, m = self.spec, self.spec.latent
         assert m is not None
-        count = spec.num_heads // self.options.parallel.tp
+        count = self.shard.heads(spec).size
         width = m.kv_rank + m.rope_dim
         heads = Heads(
             count, 1, width, m.kv_rank, spec.scale, None, None, self.options.precision, self.act, True
@@ -238,36 +262,46 @@ class _Builder:
             m,
             self.options.parallel,
             self.options.precision,
-            self.cache.cache_layer(heads, self.options.block_size, i),
-            self.weights.matrix(at + "latent_down", [("", first + width)], spec.hidden),
-            self.weights.matrix(at + "query_up", [("", query_width)], m.q_rank) if m.q_rank else None,
-            self.weights.matrix(at + "o", [("", spec.hidden)], count * m.v_dim),
-            self.weights.matrix(at + "key_up", [("", count * m.kv_rank)], m.nope_dim),
-            self.weights.matrix(at + "value_up", [("", count * m.v_dim)], m.kv_rank),
+            self._cache_layer(heads, i),
+            self.shape(at + "latent_down", first + width, spec.hidden),
+            self.shape(at + "query_up", query_width, m.q_rank) if m.q_rank else None,
+            self.shape(at + "o", spec.hidden, count * m.v_dim),
+            self.shape(at + "key_up", count * m.kv_rank, m.nope_dim),
+            self.shape(at + "value_up", count * m.v_dim, m.kv_rank),
         )
+
+    def shape(self, name: str, rows: int, columns: int) -> Matrix:
+        """A matrix that is never loaded."""
+        return self.weights.matrix(name, [Part("", whole(rows), whole(columns))])
 
     def mlp(self, i: int) -> MLP:
         """The MLP of layer `i`, one rank's share of its width."""
         if self.spec.has_experts(i):
             return self.experts(i)
-        return self.dense_mlp(f"layers.{i}.", self.spec.ffn_hidden // self.options.parallel.tp, reduce=True)
+        return self.dense_mlp(f"layers.{i}.", self.spec.ffn_hidden, reduce=True)
 
-    def dense_mlp(self, at: str, width: int, *, reduce: bool) -> MLPBlock:
-        """A gated or plain MLP of `width` whose weights are called `at` + gate, up, down."""
-        spec = self.spec
-        parts = [(at + "gate", width), (at + "up", width)] if spec.gated else [(at + "up", width)]
+    def width(self, name: str, part: str, total: int) -> Cut:
+        """One rank's share of an MLP `total` wide, in whole blocks of the columns of its matrix `name`, made
+        of the tensor `part`."""
+        block = self.weights.block(name, Part(part, self.hidden, whole(total)))
+        return self.shard.share(total, block, f"columns of {name}")
+
+    def dense_mlp(self, at: str, total: int, *, reduce: bool) -> MLPBlock:
+        """One rank's share of a gated or plain MLP `total` wide whose weights are called `at` + gate, up,
+        down."""
+        spec, width = self.spec, self.width(at + "down", at + "down", total)
+        names = [at + "gate", at + "up"] if spec.gated else [at + "up"]
         block = MLPBlock(
             spec,
             self.options.parallel,
             self.options.precision,
-            self.weights.matrix(at + "gate_up", parts, spec.hidden),
-            self.weights.matrix(at + "down", [(at + "down", spec.hidden)], width),
+            self.weights.matrix(at + "gate_up", [Part(name, width, self.hidden) for name in names]),
+            self.weights.matrix(at + "down", [Part(at + "down", self.hidden, width)]),
             reduce=reduce,
         )
         if spec.mlp_bias:
-            names = [name + "_bias" for name, _ in parts]
-            block.gate_up_bias = self.weights.vector(names, width * len(parts))
-            block.down_bias = self.weights.vector([at + "down_bias"], spec.hidden)
+            block.gate_up_bias = self.weights.vector([Part(name + "_bias", width) for name in names])
+            block.down_bias = self.summed(at + "down_bias")
         return block
 
     def experts(self, i: int) -> ExpertsBlock:
@@ -276,25 +310,26 @@ class _Builder:
         assert e is not None
         at = f"layers.{i}."
         local = e.num // cut.ep
-        width = e.hidden if cut.ep > 1 else e.hidden // cut.tp
+        width = whole(e.hidden)
+        if cut.ep == 1:
+            width = self.width(at + "experts.down", at + "experts.down#0", e.hidden)
         # Experts cost the same, so that shapes need only one of them.
         held = local if self.checkpoint is not None else 1
         matrices = 2 if spec.gated else 1
         gate_up, down = [], []
         for j in range(held):
-            up = [(f"{at}experts.gate#{j}", width), (f"{at}experts.up#{j}", width)][-matrices:]
-            gate_up.append(self.weights.matrix(at + "experts.gate_up", up, spec.hidden))
-            down.append(
-                self.weights.matrix(at + "experts.down", [(f"{at}experts.down#{j}", spec.hidden)], width)
-            )
-        router = self.weights.matrix(at + "router", [(at + "router", e.num)], spec.hidden)
+            names = [f"{at}experts.gate#{j}", f"{at}experts.up#{j}"][-matrices:]
+            up = [Part(name, width, self.hidden) for name in names]
+            gate_up.append(self.weights.matrix(at + "experts.gate_up", up))
+            second = Part(f"{at}experts.down#{j}", self.hidden, width)
+            down.append(self.weights.matrix(at + "experts.down", [second]))
+        router = self.weights.matrix(at + "router", [Part(at + "router", whole(e.num), self.hidden)])
         block = ExpertsBlock(spec, cut, self.options.precision, router, gate_up, down, local)
         if e.shared_hidden:
-            block.shared = self.dense_mlp(at + "shared.", e.shared_hidden // cut.tp, reduce=False)
+            block.shared = self.dense_mlp(at + "shared.", e.shared_hidden, reduce=False)
             if e.shared_gate:
-                block.shared_gate = self.weights.matrix(
-                    at + "shared_gate", [(at + "shared_gate", 1)], spec.hidden
-                )
+                gate = Part(at + "shared_gate", whole(1), self.hidden)
+                block.shared_gate = self.weights.matrix(at + "shared_gate", [gate])
         return block
 
 

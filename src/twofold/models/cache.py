@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import math
 import mmap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 
@@ -20,6 +20,9 @@ from twofold.devices.base import Device
 from twofold.models.step import StepInput
 from twofold.ops.attention import Attention, CacheWrite
 from twofold.ops.base import Precision
+
+if TYPE_CHECKING:
+    from twofold.kernels.cpu.context import CpuContext
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +69,14 @@ class CacheLayer:
     shareable: bool = True
     """Whether blocks mean the same for every sequence, so that prefix caching may share them."""
 
+    attends_first: ClassVar[bool] = False
+    """Whether a step attends before its new entries are stored, which attention and `read` are then given."""
+
     stored_as: str = ""
     """How entries are stored, for devices whose kernels differ by it; "" as activations are."""
+
+    max_drafts: int = 0
+    """Guesses that a sequence may have at once; the engine sets it before anything is counted."""
 
     def __init__(self, heads: Heads, block_size: int) -> None:
         self.heads = heads
@@ -123,14 +132,24 @@ class CacheLayer:
         """Store the new entries k, v [T, K, D] at `step.slots`."""
         raise NotImplementedError
 
-    def read(self, step: StepInput, seq: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def read(self, step: StepInput, seq: int, *new: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values [N, K, D] visible to sequence `seq` of the step, in order, in the compute
-        precision."""
+        precision. new: the step's own k, v [T, K, D], where attention comes before they are stored."""
         raise NotImplementedError
 
-    def commit(self, row: int, kept: int, dropped: int) -> None:
-        """Sequence in `row` now ends at `kept` entries; the last `dropped` that were written are void
-        (rejected drafts)."""
+    def attend_native(
+        self, ctx: CpuContext, op: Attention, q: torch.Tensor, step: StepInput, *new: torch.Tensor
+    ) -> Any:
+        """Attention by a native kernel: q [T, H, D] to [T, H · v_dim]; NotImplemented where there is none."""
+        return NotImplemented
+
+    def write_native(self, ctx: CpuContext, step: StepInput, k: torch.Tensor, v: torch.Tensor) -> Any:
+        """Storing by a native kernel; NotImplemented where there is none."""
+        return NotImplemented
+
+    def commit(self, row: int, kept: int, table: Sequence[int]) -> None:
+        """The sequence in `row`, whose blocks are `table`, had drafts in the step and now ends at `kept`
+        entries."""
 
     def release(self, row: int) -> None:
         """The sequence in `row` is gone."""
@@ -159,8 +178,13 @@ class CacheLayer:
     ) -> torch.Tensor | None:
         """Append k, v and attend: q [T, H, D] to [T, H · v_dim]. Attention techniques override this."""
         write, attention = self.ops(step)
+        out: torch.Tensor | None
+        if self.attends_first:
+            out = device.execute(attention, q, self, step, k, v)
+            device.execute(write, self, step, k, v)
+            return out
         device.execute(write, self, step, k, v)
-        out: torch.Tensor | None = device.execute(attention, q, self, step)
+        out = device.execute(attention, q, self, step)
         return out
 
     def ops(self, step: StepInput) -> tuple[CacheWrite, Attention]:
@@ -221,7 +245,7 @@ class DenseCache(CacheLayer):
         self.tensors["k"].flatten(0, 1).index_copy_(0, step.slots, k)
         self.tensors["v"].flatten(0, 1).index_copy_(0, step.slots, v)
 
-    def read(self, step: StepInput, seq: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def read(self, step: StepInput, seq: int, *new: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Gather the sequence's slots."""
         slots = step.tables[seq]
         return (

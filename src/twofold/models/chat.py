@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-from jinja2 import TemplateError
+from jinja2 import TemplateError, meta
 from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -41,17 +41,33 @@ class ChatTemplate:
         environment.globals["strftime_now"] = _strftime_now
         try:
             self._template = environment.from_string(source)
+            self._names = meta.find_undeclared_variables(environment.parse(source))
         except TemplateError as error:
             raise ValueError(f"the model's chat template does not compile: {error}") from None
+        self._source = source
         self._special = dict(special)
 
-    def render(self, messages: Sequence[Mapping[str, str]], *, generate: bool = True) -> str:
+    def writes_tools(self, marker: str) -> bool:
+        """Whether the template describes tools itself and has the model begin a call with `marker`."""
+        return "tools" in self._names and marker in self._source
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        generate: bool = True,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> str:
         """The prompt for `messages`; with `generate`, it ends where the assistant's answer begins.
 
-        Raises ValueError for messages without "role" and "content", and for what the template itself refuses.
+        A message has the strings "role" and "content"; the latter may be None where there are "tool_calls",
+        whose arguments are objects. tools: definitions as OpenAI writes them, for templates that take any.
+        Raises ValueError for other messages, and for what the template itself refuses.
         """
         for number, message in enumerate(messages):
-            if not isinstance(message.get("role"), str) or not isinstance(message.get("content"), str):
+            content = message.get("content")
+            whole = isinstance(content, str) or (content is None and message.get("tool_calls"))
+            if not isinstance(message.get("role"), str) or not whole:
                 raise ValueError(
                     f"message {number} must have the strings 'role' and 'content', given {dict(message)!r}"
                 )
@@ -59,7 +75,7 @@ class ChatTemplate:
             return self._template.render(
                 messages=list(messages),
                 add_generation_prompt=generate,
-                tools=None,
+                tools=None if tools is None else list(tools),
                 documents=None,
                 **self._special,
             )

@@ -13,11 +13,13 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from twofold.models.gguf_types import GGML_FORMATS, GGML_OTHER
-from twofold.models.stored import Source, map_file
+from twofold.models.gguf_formats import GGML_FORMATS, GGML_OTHER
 from twofold.ops.formats import get_format
+
+if TYPE_CHECKING:
+    from twofold.models.stored import Source
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
@@ -56,6 +58,8 @@ class GGUFFile:
         Raises ValueError for a type that cannot be read (naming the tensor) or data beyond the end of the
         file.
         """
+        from twofold.models.stored import Source, map_file  # torch: not where only metadata are wanted
+
         size = self.path.stat().st_size
         places = {name: self._place(info, size) for name, info in self.infos.items()}
         mapped = map_file(self.path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from twofold.models.hf_config import family_of, hf_spec
+from twofold.models.hf_config import hf_spec, read_json
 from twofold.models.hf_names import canonical_sources
 from twofold.models.names import check_tensors
 from twofold.models.spec import ModelSpec
@@ -18,19 +17,6 @@ from twofold.models.stored import LazyTensors, Source
 
 _FORMATS = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
 _INDEX = "model.safetensors.index.json"
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in the JSON file at `path`; ValueError where it is missing, damaged or not an object."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{path}: there is no such file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not valid JSON ({error})") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{path}: holds a {type(found).__name__}, a JSON object is wanted")
-    return found
 
 
 def read_spec(directory: Path, name: str) -> ModelSpec:
@@ -97,16 +83,3 @@ def _loader(file: Any, name: str) -> Callable[[], torch.Tensor]:
         return tensor.reshape(-1).view(torch.uint8)
 
     return load
-
-
-def eos_ids(directory: Path) -> frozenset[int]:
-    """Token ids that end a text: those of generation_config.json, else those of config.json."""
-    for name in ("generation_config.json", "config.json"):
-        if (directory / name).exists():
-            values = read_json(directory / name)
-            if name == "config.json":
-                values = dict(family_of(values, str(directory / name))[1])
-            ids = values.get("eos_token_id")
-            if ids is not None:
-                return frozenset(ids if isinstance(ids, list) else [ids])
-    return frozenset()

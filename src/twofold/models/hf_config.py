@@ -6,8 +6,10 @@ Defaults for keys that a file leaves out are in `hf_defaults`.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from twofold.errors import nearest
@@ -28,6 +30,19 @@ _ACTIVATIONS: dict[str, Activation] = {
     "gelu_pytorch_tanh": "gelu_tanh",
     "relu": "relu",
 }
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in the JSON file at `path`; ValueError where it is missing, damaged or not an object."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path}: there is no such file") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not valid JSON ({error})") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: holds a {type(found).__name__}, a JSON object is wanted")
+    return found
 
 
 def family_of(values: Mapping[str, Any], where: str) -> tuple[str, Mapping[str, Any]]:
@@ -202,3 +217,16 @@ def _experts(config: Config, family: str, layers: int) -> Experts | None:
         first_dense=len(dense),
         normalize=mixtral or config.flag("norm_topk_prob"),
     )
+
+
+def eos_ids(directory: Path) -> frozenset[int]:
+    """Token ids that end a text: those of generation_config.json, else those of config.json."""
+    for name in ("generation_config.json", "config.json"):
+        if (directory / name).exists():
+            values = read_json(directory / name)
+            if name == "config.json":
+                values = dict(family_of(values, str(directory / name))[1])
+            ids = values.get("eos_token_id")
+            if ids is not None:
+                return frozenset(ids if isinstance(ids, list) else [ids])
+    return frozenset()

@@ -10,7 +10,7 @@ from twofold.models.transformer import Transformer
 from twofold.ops import Activate, Embedding, ExpertMLP, Linear, Route, Sample, SigmoidGate, Softcap
 from twofold.ops.attention import Attention, CacheWrite
 from twofold.ops.base import Op
-from twofold.ops.elementwise import Add, AddNorm, Gather, Norm, RotaryQKV
+from twofold.ops.elementwise import Add, AddNorm, Gather, Norm, Pool, RotaryQKV
 from twofold.ops.movement import Collective, Copy
 
 HOST = "host"
@@ -22,6 +22,7 @@ _BY_TYPE: dict[type[Op], str] = {
     AddNorm: "norms and residuals",
     Add: "norms and residuals",
     Gather: "norms and residuals",
+    Pool: "norms and residuals",
     RotaryQKV: "rotary",
     CacheWrite: "cache write",
     Attention: "attention",

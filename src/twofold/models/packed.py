@@ -42,8 +42,10 @@ class PackedMatrix(Matrix):
     """A stored [out, in] matrix in one or several packed segments.
 
     exact: products keep float32 activations; otherwise these are quantised to int8 in blocks of 32, once per
-    product. tensors: `packed`, the bytes of all segments.
+    product. tensors: `packed`, the bytes of all segments. of: the matrix whose memory this one is part of.
     """
+
+    of: PackedMatrix | None = None
 
     def __init__(
         self, segments: Sequence[Segment], in_features: int, packed: torch.Tensor | None, *, exact: bool
@@ -60,6 +62,19 @@ class PackedMatrix(Matrix):
     def nbytes(self) -> int:
         """Bytes of all segments."""
         return self._nbytes
+
+    def part(self, start: int, stop: int) -> PackedMatrix:
+        """Rows `start` to `stop` of a matrix of one segment, in the same memory; `start` begins a strip."""
+        (segment,) = self.segments
+        assert start % PACKED_ROWS == 0, start
+        mine = Segment(segment.format, stop - start)
+        packed = self.tensors.get("packed")
+        if packed is not None:
+            at = Segment(segment.format, start).nbytes(self.in_features)
+            packed = packed[at : at + mine.nbytes(self.in_features)]
+        found = PackedMatrix([mine], self.in_features, packed, exact=self.exact)
+        found.of = self
+        return found
 
     def addresses(self) -> list[tuple[str, int, int]]:
         """(stored format, address, rows) of each segment, as native kernels take them."""

@@ -24,15 +24,16 @@ _ALIGN = 64
 
 
 class PackedCache:
-    """The packed matrices of one checkpoint file, by key.
+    """The packed matrices of one checkpoint file, by key; those of a shard lie in a file of their own, since
+    ranks write at the same time.
 
     get: what an earlier load left; put: remember a matrix; save: write the file where anything was put.
     """
 
-    def __init__(self, checkpoint: Path) -> None:
+    def __init__(self, checkpoint: Path, shard: str = "") -> None:
         status = checkpoint.stat()
         self._stamp = {"layout": LAYOUT, "bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
-        self._paths = _places(checkpoint)
+        self._paths = _places(checkpoint, shard)
         self._new: dict[str, torch.Tensor] = {}
         self._index: dict[str, tuple[int, int]] = {}
         self._data: torch.Tensor | None = None
@@ -108,9 +109,10 @@ class PackedCache:
         return json.dumps({"stamp": self._stamp, "end": at, "matrices": matrices}).encode() + b"\n"
 
 
-def _places(checkpoint: Path) -> list[Path]:
+def _places(checkpoint: Path, shard: str) -> list[Path]:
     """Beside the model, or under the user's cache folder where that cannot be written."""
     checkpoint = checkpoint.resolve()
     digest = hashlib.sha256(str(checkpoint).encode()).hexdigest()[:16]
-    elsewhere = platformdirs.user_cache_path("twofold") / "packed" / f"{checkpoint.stem}-{digest}.packed"
-    return [checkpoint.with_name(checkpoint.name + ".packed"), elsewhere]
+    ending = f".{shard}.packed" if shard else ".packed"
+    elsewhere = platformdirs.user_cache_path("twofold") / "packed" / f"{checkpoint.stem}-{digest}{ending}"
+    return [checkpoint.with_name(checkpoint.name + ending), elsewhere]

@@ -11,8 +11,10 @@ from twofold.models.spec import ModelSpec
 class Parallel:
     """Degrees of parallelism. The deployment takes tp · pp · dp devices.
 
-    ep spreads experts whole: 1 = every expert is cut `tp` ways; tp = whole experts within each
-    tensor-parallel group; tp · dp = whole experts over all replicas, which then exchange tokens.
+    Tensor parallelism cuts heads by whole KV groups, an MLP by whole blocks of its weights' format, as evenly
+    as that goes (see `models.shard`). ep spreads experts whole: 1 = every expert is cut `tp` ways; tp = whole
+    experts within each tensor-parallel group; tp · dp = whole experts over all replicas, which then exchange
+    tokens.
     """
 
     tp: int = 1
@@ -36,17 +38,12 @@ class Parallel:
 
     def check(self, spec: ModelSpec) -> None:
         """ValueError where `spec` cannot be cut this way."""
-        if spec.num_heads % self.tp:
+        if self.tp > spec.num_kv_heads and (spec.num_heads % self.tp or self.tp % spec.num_kv_heads):
+            allowed = [*range(1, spec.num_kv_heads + 1), *_shared_heads(spec)]
             raise ValueError(
-                f"{spec.name} has {spec.num_heads} heads, which {self.tp} devices cannot share evenly; "
-                f"tp may be {divisors(spec.num_heads)}"
+                f"{spec.name} has {spec.num_heads} heads in {spec.num_kv_heads} KV groups, which "
+                f"{self.tp} devices cannot share; tp may be {allowed}"
             )
-        if spec.num_kv_heads % self.tp and self.tp % spec.num_kv_heads:
-            raise ValueError(
-                f"{spec.name}: tp={self.tp} and {spec.num_kv_heads} KV heads do not divide each other"
-            )
-        if spec.ffn_hidden % self.tp:
-            raise ValueError(f"{spec.name}: MLP width {spec.ffn_hidden} is not a multiple of tp={self.tp}")
         if self.pp > spec.num_layers:
             raise ValueError(f"{spec.name} has {spec.num_layers} layers, fewer than pp={self.pp} stages")
         if self.ep > 1:
@@ -56,6 +53,11 @@ class Parallel:
                 raise ValueError(
                     f"{spec.name}: {spec.experts.num} experts are not a multiple of ep={self.ep}"
                 )
+
+
+def _shared_heads(spec: ModelSpec) -> list[int]:
+    """The numbers of devices of which several hold the same KV head, each with as many query heads of it."""
+    return [n * spec.num_kv_heads for n in divisors(spec.num_heads // spec.num_kv_heads)[1:]]
 
 
 def divisors(n: int) -> list[int]:

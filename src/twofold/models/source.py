@@ -6,6 +6,7 @@ import torch
 
 from twofold.models.context import Maybe, NormWeights
 from twofold.models.packed import PackedMatrix
+from twofold.models.shard import Part, whole
 from twofold.models.stored_weights import StoredWeights
 from twofold.models.tensors import Checkpoint
 from twofold.models.weights import ACT_BYTES, TORCH_DTYPES, DenseScheme, Matrix, WeightScheme
@@ -45,52 +46,77 @@ class WeightSource:
         self.small_bytes = 0
         self._stacks: dict[str, torch.Tensor] = {}
 
-    def matrix(self, name: str, parts: list[tuple[str, int]], in_features: int) -> Matrix:
-        """The matrix called `name`, made of the rows of `parts` (tensor name, rows), stored as the schemes
+    def matrix(self, name: str, parts: list[Part]) -> Matrix:
+        """The matrix called `name`, made of the rows of `parts` (equal columns of all), stored as the schemes
         say."""
-        rows = sum(n for _, n in parts)
-        scheme: WeightScheme = self.dense
-        if self.scheme is not None and self.scheme.applies(name, rows, in_features):
-            scheme = self.scheme
-        elif self.stored is not None and (packed := self.stored.matrix(parts, in_features)) is not None:
+        rows, in_features = _shape(parts)
+        scheme = self._scheme(name, parts)
+        if scheme is None:
+            assert self.stored is not None
+            packed = self.stored.matrix(parts)
+            assert packed is not None
             return packed
         if self.checkpoint is None:
             return scheme.pack(None, rows, in_features)
-        pieces = [self._stored(part).to(self.where) for part, _ in parts]
+        pieces = [self._stored(part).to(self.where) for part in parts]
         weight = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
-        if tuple(weight.shape) != (rows, in_features):
-            given = tuple(weight.shape)
-            raise ValueError(f"{self.model}: {name} is {given}, but its spec says {(rows, in_features)}")
         matrix = scheme.pack(weight, rows, in_features)
         if self.native:
             matrix.interleave()
         return matrix
 
-    def table(self, name: str, rows: int, width: int) -> Maybe | PackedMatrix:
-        """The embedding table called `name`: packed where it is stored so, else dense and not counted."""
-        if self.stored is not None and (packed := self.stored.matrix([(name, rows)], width)) is not None:
-            return packed
-        return self.tensor(name)
+    def block(self, name: str, part: Part) -> int:
+        """How many columns of the matrix called `name`, made of `part`, are stored together."""
+        scheme = self._scheme(name, [part])
+        if scheme is None:
+            assert self.stored is not None
+            return self.stored.block(part) or 1
+        return scheme.pack(None, *_shape([part])).format.block
 
-    def vector(self, names: list[str], width: int) -> Maybe:
-        """The vectors of those names, joined; counted as [width]."""
-        self.small_bytes += width * self.act
+    def table(self, part: Part) -> Maybe | PackedMatrix:
+        """The embedding table: packed where it is stored so, else dense and not counted."""
+        if self.stored is not None and (packed := self.stored.matrix([part])) is not None:
+            return packed
+        return self.tensor(part.name)
+
+    def vector(self, parts: list[Part]) -> Maybe:
+        """The parts of vectors, joined; counted."""
+        self.small_bytes += sum(part.rows.size for part in parts) * self.act
         if self.checkpoint is None:
             return None
-        return torch.cat([self._stored(name) for name in names]).to(self.where, self.dtype)
+        return torch.cat([self._stored(part) for part in parts]).to(self.where, self.dtype)
 
     def norm(self, name: str, width: int, kind: str) -> NormWeights:
         """Weight and, for LayerNorm (kind "layer"), bias."""
-        weight = self.vector([name], width)
-        return NormWeights(weight, self.vector([name + "_bias"], width) if kind == "layer" else None)
+        weight = self.vector([Part(name, whole(width))])
+        bias = self.vector([Part(name + "_bias", whole(width))]) if kind == "layer" else None
+        return NormWeights(weight, bias)
 
     def tensor(self, name: str) -> Maybe:
         """A dense tensor in the activations' dtype; not counted."""
         if self.checkpoint is None:
             return None
-        return self._stored(name).to(self.where, self.dtype)
+        return self._widened(name).to(self.where, self.dtype)
 
-    def _stored(self, name: str) -> torch.Tensor:
+    def _scheme(self, name: str, parts: list[Part]) -> WeightScheme | None:
+        """What stores the matrix called `name`; None where it stays as the checkpoint stores it."""
+        if self.scheme is not None and self.scheme.applies(name, *_shape(parts)):
+            return self.scheme
+        if self.stored is not None and all(self.stored.block(part) is not None for part in parts):
+            return None
+        return self.dense
+
+    def _stored(self, part: Part) -> torch.Tensor:
+        """The part of the checkpoint's tensor in float32. ValueError where that has another shape."""
+        found = self._entry(part.name)
+        if tuple(found.shape) != part.shape:
+            raise ValueError(
+                f"{self.model}: {part.name} is {tuple(found.shape)}, but its spec says {part.shape}"
+            )
+        found = found[part.rows.start : part.rows.stop]
+        return found if part.columns is None else found[:, part.columns.start : part.columns.stop]
+
+    def _entry(self, name: str) -> torch.Tensor:
         """The checkpoint's tensor in float32; `name#j` is entry j of a stack of experts."""
         base, _, entry = name.partition("#")
         if not entry:
@@ -107,3 +133,9 @@ class WeightSource:
         if found is None:
             raise ValueError(f"{self.checkpoint.path} has no tensor {name!r}, which {self.model} needs")
         return found.float()
+
+
+def _shape(parts: list[Part]) -> tuple[int, int]:
+    """Rows and columns of the matrix made of the rows of `parts`."""
+    assert parts[0].columns is not None
+    return sum(part.rows.size for part in parts), parts[0].columns.size

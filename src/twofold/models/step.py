@@ -22,7 +22,8 @@ class StepInput:
     [T] (flat cache slot of each new token), rows: per sequence, its row in per-sequence stores, logit_rows
     [num_logits] (indices into T), drafts: per sequence, how many of its last new tokens are guesses that may
     be voided when the step is committed (empty: none), block_tables: per sequence, the cache blocks of
-    `block_size` tokens that hold its entries in order.
+    `block_size` tokens that hold its entries in order, hidden_rows (indices into T): whose last hidden states
+    are wanted, which the pass leaves in `hidden` [len(hidden_rows), width].
 
     tables may be given instead of block_tables: per sequence, the flat slots of its visible entries.
     """
@@ -35,6 +36,8 @@ class StepInput:
         "block_size",
         "block_tables",
         "drafts",
+        "hidden",
+        "hidden_rows",
         "logit_rows",
         "num_logits",
         "num_tokens",
@@ -59,6 +62,7 @@ class StepInput:
         drafts: Sequence[int] = (),
         block_tables: Sequence[Sequence[int]] = (),
         block_size: int = 0,
+        hidden_rows: torch.Tensor | None = None,
     ) -> None:
         self.spans = spans
         self.num_tokens = num_tokens
@@ -71,6 +75,8 @@ class StepInput:
         self.drafts = drafts
         self.block_tables = block_tables
         self.block_size = block_size
+        self.hidden_rows = hidden_rows
+        self.hidden: torch.Tensor | None = None
         self._tables = tables
         self._totals: dict[int | None, SpanTotals] = {}
         self._memo: dict[int, CosSin] = {}
@@ -123,7 +129,8 @@ class StepInput:
 
     def _fill_spans(self) -> None:
         queries, keys = [s.queries for s in self.spans], [s.keys for s in self.spans]
-        self._spans_native.set(queries, keys, list(self.block_tables), self.block_size)
+        tables, rows, drafts = list(self.block_tables), list(self.rows), list(self.drafts)
+        self._spans_native.set(queries, keys, tables, self.block_size, rows, drafts)
 
     def refresh(self, other: StepInput) -> None:
         """Become `other`, a step of as many tokens and logits, without moving any tensor: what was recorded

@@ -60,6 +60,12 @@ class Tokenizer(Protocol):
         """The chat template applied to `messages` ({"role", "content"}); ValueError where the model has
         none."""
 
+    def chat_ids(self, messages: list[dict[str, str]], *, generate: bool = True) -> list[int]:
+        """Token ids of `chat`, in which messages are plain text whatever they contain."""
+
+    def to_json(self) -> str:
+        """The tokenizer in the format of the library `tokenizers`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:

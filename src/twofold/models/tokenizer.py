@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer as Backend
 
 from twofold.models.chat import ChatTemplate
-from twofold.models.tensors import Tokenizer
+from twofold.models.control_text import ControlTokens
+
+if TYPE_CHECKING:
+    from twofold.models.tensors import Tokenizer
+from twofold.models.token_bytes import TokenBytes
 
 _REPLACEMENT = "\ufffd"  # what undecodable bytes, such as the first half of a character, decode to
 
@@ -38,6 +43,7 @@ class TextTokenizer:
         self._lock = threading.Lock()  # whether control tokens are parsed is a switch on the shared backend
         self.eos_ids = frozenset(eos_ids)
         self.bos_id = bos_id
+        self._control = ControlTokens(backend.get_added_tokens_decoder())
         self._template = None if chat_template is None else ChatTemplate(chat_template, special or {})
 
     @property
@@ -45,16 +51,17 @@ class TextTokenizer:
         """Number of ids, added tokens included."""
         return self._backend.get_vocab_size(with_added_tokens=True)
 
-    def encode(self, text: str, *, special: bool = True) -> list[int]:
+    def encode(self, text: str, *, special: bool = True, leading: bool | None = None) -> list[int]:
         """Token ids of `text`.
 
-        With `special`, the model's own leading tokens are added and control tokens in the text are parsed; a
-        text that already begins with the leading token (chat templates write it) does not get it twice.
-        Without, all is plain text.
+        With `special`, the model's own leading tokens are added (unless `leading` says otherwise) and control
+        tokens in the text are parsed; a text that already begins with the leading token (chat templates write
+        it) does not get it twice. Without, all is plain text.
         """
+        add = special if leading is None else leading
         with self._lock:
             self._backend.encode_special_tokens = not special
-            ids: list[int] = self._backend.encode(text, add_special_tokens=special).ids
+            ids: list[int] = self._backend.encode(text, add_special_tokens=add).ids
         if self.bos_id is not None and ids[:2] == [self.bos_id, self.bos_id]:
             del ids[0]
         return ids
@@ -63,13 +70,54 @@ class TextTokenizer:
         """Text of `ids`; undecodable bytes become U+FFFD."""
         return str(self._backend.decode(ids, skip_special_tokens=skip_special))
 
-    def chat(self, messages: list[dict[str, str]], *, generate: bool = True) -> str:
-        """The chat template applied to `messages`; ValueError where the model has none or it refuses them."""
+    def to_json(self) -> str:
+        """The tokenizer in the format of the library `tokenizers` (what a tokenizer.json holds)."""
+        return str(self._backend.to_str())
+
+    @cached_property
+    def token_bytes(self) -> TokenBytes:
+        """The bytes of each token, by id."""
+        return TokenBytes(self._backend)
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        generate: bool = True,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> str:
+        """The chat template applied to `messages` and `tools` (see `ChatTemplate.render`); ValueError where
+        the model has none or it refuses them."""
         if self._template is None:
             raise ValueError(
                 "this model has no chat template: it is not made for chat; give it plain text instead"
             )
-        return self._template.render(messages, generate=generate)
+        return self._template.render(messages, generate=generate, tools=tools)
+
+    def writes_tools(self, marker: str) -> bool:
+        """Whether the chat template describes tools itself, with calls that begin with `marker`."""
+        return self._template is not None and self._template.writes_tools(marker)
+
+    def chat_ids(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        generate: bool = True,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> list[int]:
+        """Token ids of `chat`. Control tokens are those that the template writes; what looks like one within
+        a message or tool is plain text, so that no message can end its turn or begin another."""
+        if not self._control.spelled_in([messages, tools]):
+            return self.encode(self.chat(messages, generate=generate, tools=tools))
+        (messages, tools), stands_for = self._control.hide([messages, tools])
+        put_back = str.maketrans(stands_for)
+        ids = self.encode("")
+        for part in self._control.cut(self.chat(messages, generate=generate, tools=tools)):
+            if isinstance(part, int):
+                ids += [] if ids == [part] == [self.bos_id] else [part]
+            else:
+                ids += self.encode(part.translate(put_back), special=False)
+        return ids
 
 
 class Detokenizer:

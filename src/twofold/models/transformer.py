@@ -17,7 +17,7 @@ from twofold.models.parallel import Parallel
 from twofold.models.rope import RotaryTables
 from twofold.models.spec import ModelSpec
 from twofold.models.step import StepInput
-from twofold.models.weights import ACT_BYTES, Matrix
+from twofold.models.weights import ACT_BYTES, DenseMatrix, Matrix
 from twofold.ops import AddNorm, AllGather, Embedding, Gather, Norm, Send, Softcap
 from twofold.ops.base import Precision
 
@@ -52,13 +52,14 @@ class Residual:
         assert not self.pending
         self.delta, self.pending = delta, True
 
-    def select(self, rows: Maybe, count: int) -> None:
-        """Keep only those `count` rows from here on."""
+    def rows(self, rows: Maybe, count: int) -> Residual:
+        """Those `count` rows, as a stream of their own."""
         op = Gather(count, self.model.spec.hidden, ACT_BYTES[self.model.precision])
         run = self.ctx.device.execute
-        self.x = run(op, self.x, rows)
+        taken = Residual(self.model, self.ctx, run(op, self.x, rows))
         if self.pending:
-            self.delta = run(op, self.delta, rows)
+            taken.add(run(op, self.delta, rows))
+        return taken
 
 
 @dataclass(slots=True)
@@ -114,7 +115,7 @@ class Transformer:
     stages: the layers of each pipeline stage; rotary: position tables (None without rotary positions or on
     modelled devices);
     embed: [vocab, hidden]; head: the matrix of the logits; small_bytes: counted bytes of everything else
-    (norms, biases, position tables).
+    (norms, biases, position tables); vocabulary: the share of each tensor-parallel rank in the logits.
     """
 
     spec: ModelSpec
@@ -127,6 +128,7 @@ class Transformer:
     rotary: RotaryTables | None = None
     norm: NormWeights = field(default_factory=NormWeights)
     small_bytes: int = 0
+    vocabulary: Sequence[int] = ()
 
     @property
     def layers(self) -> list[TransformerLayer]:
@@ -139,7 +141,8 @@ class Transformer:
         return [layer.attention.cache for layer in self.layers if layer.attention is not None]
 
     def forward(self, step: StepInput, device: Device) -> Maybe:
-        """Logits [step.num_logits, vocab] in float32, or None on a modelled device."""
+        """Logits [step.num_logits, vocab] in float32, or None on a modelled device. The hidden states that
+        the step wants, after the final norm, are left in it."""
         stream, ctx = self.start(step, device)
         for number, stage in enumerate(self.stages):
             if number:
@@ -147,6 +150,9 @@ class Transformer:
                 device.execute(Send(size, self.parallel.pp, "pp"))
             for layer in device.each(stage):
                 layer(stream, ctx)
+        if step.hidden_rows is not None:
+            wanted = len(step.hidden_rows)
+            step.hidden = stream.rows(step.hidden_rows, wanted).normed(self.norm, wanted)
         return self.logits(stream, ctx)
 
     def start(self, step: StepInput, device: Device) -> tuple[Residual, Context]:
@@ -177,13 +183,14 @@ class Transformer:
         if step.num_logits == 0:
             return None
         if step.num_logits < step.num_tokens:
-            stream.select(step.logit_rows, step.num_logits)
+            stream = stream.rows(step.logit_rows, step.num_logits)
         x = stream.normed(self.norm, step.num_logits)
         out: Maybe = device.execute(self.head.op(step.num_logits, self.precision), x, self.head)
-        if self.parallel.tp > 1:
-            device.execute(AllGather(step.num_logits * self.head.out_features * 4, self.parallel.tp, "tp"))
         if (cap := self.spec.final_softcap) is not None:
             out = device.execute(Softcap(step.num_logits, self.head.out_features), out, cap)
+        if self.parallel.tp > 1:
+            op = AllGather(step.num_logits * max(self.vocabulary) * 4, self.parallel.tp, "tp")
+            out = device.execute(op, out, self.vocabulary)
         return None if out is None else out.float()
 
     def weight_bytes(self) -> int:
@@ -192,16 +199,17 @@ class Transformer:
         packed = self.embed if isinstance(self.embed, PackedMatrix) else None
         embed = self.spec.vocab_size * self.spec.hidden * act if packed is None else packed.nbytes
         stages = [sum(m.nbytes for layer in stage for m in layer.matrices()) for stage in self.stages]
-        tied = (
-            self.head is self.embed if packed else self.spec.tied_embeddings and isinstance_dense(self.head)
-        )
+        if packed is None:
+            tied = self.spec.tied_embeddings and isinstance(self.head, DenseMatrix)
+        else:
+            tied = isinstance(self.head, PackedMatrix) and packed in (self.head, self.head.of)
         stages[0] += embed
         if len(stages) > 1 or not tied:
             stages[-1] += self.head.nbytes
         return max(stages) + self.small_bytes
 
     def allocated(self) -> int:
-        """Bytes of the weight tensors that are really held; tensors that are shared count once."""
+        """Bytes of the weight tensors that are really held; memory that is shared counts once."""
         matrices = [*(m for layer in self.layers for m in layer.matrices()), self.head]
         tensors = [t for m in matrices for t in m.tensors.values()]
         tensors += [t for layer in self.layers for t in layer.vectors()]
@@ -209,12 +217,8 @@ class Transformer:
         tensors += [t for t in (embed, self.positions, self.norm.weight, self.norm.bias) if t is not None]
         if self.rotary is not None:
             tensors += self.rotary.tensors()
-        held = {t.data_ptr(): t.numel() * t.element_size() for t in tensors}
-        return sum(held.values())
-
-
-def isinstance_dense(matrix: Matrix) -> bool:
-    """Whether the matrix is stored unpacked, so that it can be the embedding table itself."""
-    from twofold.models.weights import DenseMatrix
-
-    return isinstance(matrix, DenseMatrix)
+        total = end = 0
+        for start, size in sorted((t.data_ptr(), t.numel() * t.element_size()) for t in tensors):
+            total += max(0, start + size - max(start, end))
+            end = max(end, start + size)
+        return total

@@ -144,6 +144,22 @@ class Gather(Op):
 
 
 @dataclass(frozen=True, slots=True)
+class Pool(Op):
+    """Sums over the rows of each of `seqs` sequences, of [rows, width] activations: [seqs, width], float32."""
+
+    kind: ClassVar[str] = "norm"
+    rows: int
+    width: int
+    seqs: int
+    act_bytes: int
+
+    def cost(self) -> Cost:
+        """Each row read and added once."""
+        n = self.rows * self.width
+        return _elementwise(n * self.act_bytes, self.seqs * self.width * 4, float(n))
+
+
+@dataclass(frozen=True, slots=True)
 class SigmoidGate(Op):
     """sigmoid(gate) · y for [tokens, width] activations and one gate per token."""
 

@@ -24,10 +24,16 @@ def make_heads(window: int | None = None, dim: int = DIM) -> Heads:
 
 
 def make_cache(
-    bits: int = 2, window: int | None = None, group: int = GROUP, residual: int = RESIDUAL, dim: int = DIM
+    bits: int = 2,
+    window: int | None = None,
+    group: int = GROUP,
+    residual: int = RESIDUAL,
+    dim: int = DIM,
+    drafts: int = 0,
 ) -> KiviCache:
     """An allocated cache."""
     cache = KiviScheme(bits, group, residual).cache_layer(make_heads(window, dim), BLOCK, 0)
+    cache.max_drafts = drafts
     cache.allocate(CacheSize(NUM_BLOCKS, BLOCK, MAX_SEQS), torch.device("cpu"))
     assert isinstance(cache, KiviCache)
     return cache
@@ -89,9 +95,9 @@ def feed(
     seen, start = [], 0
     for end in cuts:
         step = make_step([Part(row, blocks, start, end)])
-        cache.write(step, k[start:end], v[start:end])
-        seen.append(cache.read(step, 0))
-        cache.commit(row, end, 0)
+        new = k[start:end], v[start:end]
+        seen.append(cache.read(step, 0, *new))
+        cache.write(step, *new)
         start = end
     return seen
 

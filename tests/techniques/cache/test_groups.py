@@ -30,6 +30,8 @@ def test_codes_survive_packing(bits: int) -> None:
 
 def test_the_first_code_is_lowest() -> None:
     assert pack(torch.tensor([1, 2, 3, 0], dtype=torch.uint8), 2).tolist() == [0b00_11_10_01]
+    codes = torch.tensor([1, 0, 2, 0, 3, 0, 0, 1], dtype=torch.uint8)
+    assert pack(codes, 2).tolist() == [0b00_11_10_01, 0b01_00_00_00]
     assert pack(torch.tensor([5, 10], dtype=torch.uint8), 4).tolist() == [0b1010_0101]
 
 

@@ -12,8 +12,10 @@ import torch
 
 from twofold.kernels.cpu import extension
 from twofold.kernels.cpu.cache_formats import EntryFormat, Parts, entry_format
+from twofold.kernels.cpu.context import CpuContext
 from twofold.models.cache import CacheLayer, CacheSize, Heads, reserve
 from twofold.models.step import StepInput
+from twofold.ops.attention import Attention
 
 BLOCK_MULTIPLE = 16
 """Native kernels take keys by sixteen: the widest vector."""
@@ -108,7 +110,7 @@ class NativeCache(CacheLayer):
         for part, stored in self.format.pack(v.float()).items():
             self.tensors[_name("v", part)][block, :, at, :] = stored
 
-    def read(self, step: StepInput, seq: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def read(self, step: StepInput, seq: int, *new: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Gather the sequence's slots and widen them: float32 [N, K, D]."""
         block, at = self._places(step.tables[seq])
         keys: Parts = {p: self.tensors[_name("k", p)][block, :, :, at] for p in self.format.parts}
@@ -134,12 +136,59 @@ class NativeCache(CacheLayer):
             )
         return self._handle
 
+    def write_native(self, ctx: CpuContext, step: StepInput, k: torch.Tensor, v: torch.Tensor) -> Any:
+        """Store k, v [T, K, D] at `step.slots`."""
+        if not (by_token(k) and by_token(v)):
+            return NotImplemented
+        assert step.slots is not None
+        new = k.data_ptr(), k.stride(0), v.data_ptr(), v.stride(0)
+        ctx.native.cache_write(ctx.stream, self.handle(), *new, step.slots.data_ptr(), step.num_tokens)
+        return None
+
+    def attend_native(
+        self, ctx: CpuContext, op: Attention, q: torch.Tensor, step: StepInput, *new: torch.Tensor
+    ) -> Any:
+        """q [T, H, D] to [T, H · v_dim]."""
+        return attend_paged(ctx, self.handle(), self.heads, q, step)
+
     def _addresses(self, side: str) -> tuple[int, int, int]:
         codes, scale, minimum = (
             0 if (tensor := self.tensors.get(_name(side, part))) is None else tensor.data_ptr()
             for part in ("", "scale", "min")
         )
         return codes, scale, minimum
+
+
+def by_token(x: torch.Tensor) -> bool:
+    """Whether x [T, heads, D] is float32 with each token's heads one after the other."""
+    together = x.shape[1] == 1 or x.stride(1) == x.shape[2]
+    return x.dtype == torch.float32 and x.stride(2) == 1 and together
+
+
+def attend_paged(
+    ctx: CpuContext, handle: Any, heads: Heads, q: torch.Tensor, step: StepInput, *new: int
+) -> Any:
+    """q [T, H, D] to [T, H · v_dim] by the native kernel over `handle`, a `native.PagedCache`;
+    NotImplemented where the step does not suit it. new: addresses and strides of the step's own k and v,
+    where these are not stored yet."""
+    spans = step.spans_native() if by_token(q) else None
+    if spans is None:
+        return NotImplemented
+    out = ctx.empty(q.shape[0], heads.heads * heads.v_dim)
+    ctx.native.attention(
+        ctx.stream,
+        handle,
+        spans,
+        q.data_ptr(),
+        q.stride(0),
+        out.data_ptr(),
+        heads.heads,
+        heads.scale,
+        heads.softcap or 0.0,
+        heads.window or 0,
+        *new,
+    )
+    return out
 
 
 def _name(side: str, part: str) -> str:

@@ -19,13 +19,16 @@ def cache_write(op: CacheWrite, cache: CacheLayer, step: StepInput, k: torch.Ten
 
 
 @reference(Attention)
-def attention(op: Attention, q: torch.Tensor, cache: CacheLayer, step: StepInput) -> torch.Tensor:
-    """q [T, H, D] to [T, H · v_dim], sequence by sequence."""
+def attention(
+    op: Attention, q: torch.Tensor, cache: CacheLayer, step: StepInput, *new: torch.Tensor
+) -> torch.Tensor:
+    """q [T, H, D] to [T, H · v_dim], sequence by sequence. new: the step's k, v, where these are not stored
+    yet."""
     out = q.new_empty(q.shape[0], op.heads * op.v_dim)
     start = 0
     for seq, span in enumerate(step.spans):
         end = start + span.queries
-        k, v = cache.read(step, seq)
+        k, v = cache.read(step, seq, *new)
         out[start:end] = attend_sequence(q[start:end], k, v, cache.heads)
         start = end
     return out

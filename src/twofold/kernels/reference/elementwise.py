@@ -17,6 +17,7 @@ from twofold.ops.elementwise import (
     Embedding,
     Gather,
     Norm,
+    Pool,
     RotaryQKV,
     SigmoidGate,
     Softcap,
@@ -155,6 +156,13 @@ def gather(op: Gather, x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     """Those rows of x [T, W]."""
     del op
     return x.index_select(0, rows)
+
+
+@reference(Pool)
+def pool(op: Pool, x: torch.Tensor, counts: list[int]) -> torch.Tensor:
+    """Rows [R, W] of sequences with `counts` rows, one after the other, to their sums [S, W] in float32."""
+    del op
+    return torch.stack([part.sum(0, dtype=torch.float32) for part in torch.split(x, counts)])
 
 
 @reference(SigmoidGate)

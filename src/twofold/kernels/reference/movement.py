@@ -5,10 +5,11 @@ Shape letters: T tokens, W width, n participants.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 
 from twofold.kernels.registry import reference
 from twofold.ops.movement import AllGather, AllReduce, AllToAll, Copy, Send
@@ -30,12 +31,15 @@ def all_reduce(op: AllReduce, x: torch.Tensor) -> torch.Tensor:
 
 
 @reference(AllGather)
-def all_gather(op: AllGather, x: torch.Tensor) -> torch.Tensor:
-    """Every participant's x [T, W], side by side: [T, n · W]."""
+def all_gather(op: AllGather, x: torch.Tensor, widths: Sequence[int] = ()) -> torch.Tensor:
+    """Every participant's x [T, W], side by side: [T, n · W]. widths: W by participant, where they differ."""
     assert dist.get_world_size() == op.world
-    parts = [torch.empty_like(x) for _ in range(op.world)]
-    dist.all_gather(parts, x.contiguous())
-    return torch.cat(parts, dim=-1)
+    widths = widths or [x.shape[-1]] * op.world
+    # Messages of one length is what every backend has.
+    mine = F.pad(x, (0, max(widths) - x.shape[-1])).contiguous()
+    parts = [torch.empty_like(mine) for _ in widths]
+    dist.all_gather(parts, mine)
+    return torch.cat([part[..., :width] for part, width in zip(parts, widths, strict=True)], dim=-1)
 
 
 @reference(AllToAll)

@@ -4,7 +4,8 @@ A code c stands for `zero + c · scale`, where `zero` is the least number of the
 the codes evenly up to the greatest. Both are rounded to fp16 before the codes are chosen, so that codes fit
 what is stored: the error of an element is at most half a scale, plus what rounding to fp16 moved the two ends
 of the range.
-Packing: little-endian in a byte, the first code lowest; 8 / bits codes a byte.
+Packing: byte j of a group of n codes holds codes j, j + n / p, j + 2 n / p … of p = 8 / bits codes a byte,
+the first lowest, so that equal shifts of neighbouring bytes give neighbouring codes.
 """
 
 from __future__ import annotations
@@ -57,10 +58,10 @@ def dequantise(groups: Groups, bits: int, out: torch.Tensor) -> None:
 def pack(codes: torch.Tensor, bits: int) -> torch.Tensor:
     """Codes [..., n] (uint8, one a byte, each below 2^bits) to bytes [..., n · bits / 8]."""
     assert bits in BITS, bits
-    per_byte = 8 // bits
-    packed = codes[..., 0::per_byte].clone()
-    for i in range(1, per_byte):
-        packed |= codes[..., i::per_byte] << (bits * i)
+    first, *others = codes.chunk(8 // bits, -1)
+    packed = first.clone()
+    for i, part in enumerate(others, 1):
+        packed |= part << (bits * i)
     return packed
 
 
@@ -71,7 +72,7 @@ def unpack(packed: torch.Tensor, bits: int) -> torch.Tensor:
     # One look-up a byte yields all its codes; shifting and masking would take a pass over them each.
     table = _codes_of_bytes(bits, packed.device)
     found: torch.Tensor = torch.nn.functional.embedding(packed.int(), table)
-    codes: torch.Tensor = found.flatten(-2)
+    codes: torch.Tensor = found.transpose(-1, -2).flatten(-2)
     return codes
 
 

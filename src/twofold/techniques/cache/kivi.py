@@ -8,9 +8,9 @@ prefill attends in full precision and quantises after.
 Differs: with chunked prefill a chunk sees itself and the window in full precision and earlier chunks as they
 are stored; scales and zero points are fp16 for every activation type, and codes are chosen for the rounded
 ones; heads narrower than `group` are one group of values; drafts enter the cache when they are accepted, and
-while they are verified see packed what was packed before the first of them; entries are widened, then
-multiplied, where the source's kernel does both at once. A sequence takes blocks for all of its tokens, those
-in the window included, where the source's tensors grow.
+while they are verified see packed what was packed before the first of them; off native kernels, entries are
+widened, then multiplied, where the source's kernel does both at once. A sequence takes blocks for all of its
+tokens, those in the window included, where the source's tensors grow.
 """
 
 from __future__ import annotations
@@ -40,19 +40,14 @@ class KiviScheme:
     """Every layer's cache is a KiviCache.
 
     block_multiple: block sizes must be multiples of it, so that no group of keys straddles two blocks.
-    counters: key and value groups packed (real devices only), and tokens attended to packed and in full
-    precision, summed over layers (on a modelled device over one layer of each kind).
+    counters: tokens whose keys, and whose values, were packed, and tokens attended to packed and in full
+    precision; of one layer of each kind.
     """
 
     def __init__(self, bits: int, group: int, residual: int) -> None:
         self.layout = Layout(bits, group, residual)
         self.block_multiple = group
-        self.counters = {
-            "k_groups_packed": 0,
-            "v_groups_packed": 0,
-            "packed_tokens_read": 0,
-            "full_tokens_read": 0,
-        }
+        self.counters = self.layout.counters
 
     def cache_layer(self, heads: Heads, block_size: int, layer: int) -> CacheLayer:
         """The cache of any layer; ValueError where blocks do not hold whole groups."""
@@ -63,7 +58,7 @@ class KiviScheme:
                 f"technique kivi: blocks of {block_size} tokens do not hold whole groups of "
                 f"{self.block_multiple}; use block_size={fit}, or leave block_size out"
             )
-        return KiviCache(heads, block_size, self.layout, self.counters)
+        return KiviCache(heads, block_size, self.layout)
 
 
 @dataclass(frozen=True)

@@ -10,16 +10,23 @@ of a group, R tokens of the window.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
-from twofold.devices.base import Device
+from twofold.kernels.cpu import extension
+from twofold.kernels.cpu.cache import BLOCK_MULTIPLE, attend_paged, by_token, unfit
+from twofold.kernels.cpu.context import CpuContext
 from twofold.models.cache import CacheLayer, CacheSize, Heads, reserve
-from twofold.models.step import StepInput
+from twofold.models.step import StepInput, flat_slots
 from twofold.models.weights import TORCH_DTYPES
+from twofold.ops.attention import Attention
 from twofold.techniques.cache.groups import SCALE_BYTES, Groups, dequantise, quantise
 from twofold.techniques.cache.kivi_layout import Layout, Moved
+
+MAX_GROUP = 512
+"""Elements of a group that native kernels take (kMaxGroup)."""
 
 WIDEN_FLOP = {8: 2, 4: 4, 2: 4}
 """Elementwise operations to widen one element: shift and mask (not of whole bytes), multiply, add."""
@@ -33,24 +40,25 @@ class KiviCache(CacheLayer):
     Tensors, with b tokens a block, V channels in a group of values and w = bits / 8 bytes a code:
     k_codes uint8 [B, b / G, K, D, G · w], k_scale, k_zero fp16 [B, b / G, K, D], a group being G tokens of
     one channel; v_codes uint8 [B, b, K, D / V, V · w], v_scale, v_zero fp16 [B, b, K, D / V], a group being V
-    channels of one token; k_window, v_window [max_seqs, R, K, D] in the activations' precision, with entry n
-    of a sequence at n mod R.
+    channels of one token; k_window [max_seqs, K, D, R], v_window [max_seqs, K, R, D] in the activations'
+    precision, with entry n of a sequence at n mod R; where something drafts, k_drafts, v_drafts
+    [max_seqs, max_drafts, K, D]: guesses that are being verified.
 
-    counters: shared by the layers of a model (see `KiviScheme`). Not shareable: the newest entries lie
-    outside the blocks, so that a block that is full by its slots may still hold nothing.
+    lengths: entries of each row that are stored, int32 [max_seqs]. Native kernels take activations in float32
+    and groups of at most MAX_GROUP (csrc/attention_grouped.h). Not shareable: the newest entries lie outside
+    the blocks, so that a block that is full by its slots may still hold nothing.
     """
 
     shareable = False
+    attends_first = True
 
-    def __init__(self, heads: Heads, block_size: int, layout: Layout, counters: dict[str, int]) -> None:
+    def __init__(self, heads: Heads, block_size: int, layout: Layout) -> None:
         super().__init__(heads, block_size)
         self.layout = layout
         self.stored_as = f"kivi-{layout.bits}"
-        self.counters = counters
         self.value_group = min(layout.group, heads.v_dim)
-        self._tails: list[tuple[torch.Tensor, torch.Tensor]] = []
-        self._lengths: dict[int, int] = {}
-        self._pending: dict[int, tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = {}
+        self.lengths = torch.zeros(0, dtype=torch.int32)
+        self._handle: Any = None
 
     def _value_groups(self, tokens: int) -> tuple[int, int, int, int]:
         """The shape of `tokens` tokens' values in groups."""
@@ -77,8 +85,9 @@ class KiviCache(CacheLayer):
         return groups * self._packed_key_bytes + self.block_size * self._packed_value_bytes
 
     def sequence_bytes(self) -> int:
-        """R keys and R values in the activations' precision."""
-        return self.layout.residual * self.heads.stored_width * self.heads.act_bytes
+        """R keys and R values in the activations' precision, and as many drafts as there may be."""
+        tokens = self.layout.residual + self.max_drafts
+        return tokens * self.heads.stored_width * self.heads.act_bytes
 
     def _bytes(self, moved: Moved) -> int:
         h = self.heads
@@ -122,7 +131,8 @@ class KiviCache(CacheLayer):
 
         keys = (size.num_blocks, self.block_size // lay.group, h.kv_heads, h.head_dim)
         values = (size.num_blocks, self.block_size, h.kv_heads, h.v_dim // self.value_group)
-        window, full = (size.max_seqs, lay.residual, h.kv_heads), TORCH_DTYPES[h.compute]
+        rows, full = (size.max_seqs, h.kv_heads), TORCH_DTYPES[h.compute]
+        drafts = (size.max_seqs, self.max_drafts, h.kv_heads)
         self.tensors = {
             "k_codes": zeros(*keys, lay.group * lay.bits // 8, dtype=torch.uint8),
             "k_scale": zeros(*keys, dtype=torch.float16),
@@ -130,9 +140,14 @@ class KiviCache(CacheLayer):
             "v_codes": zeros(*values, self.value_group * lay.bits // 8, dtype=torch.uint8),
             "v_scale": zeros(*values, dtype=torch.float16),
             "v_zero": zeros(*values, dtype=torch.float16),
-            "k_window": zeros(*window, h.head_dim, dtype=full),
-            "v_window": zeros(*window, h.v_dim, dtype=full),
+            "k_window": zeros(*rows, h.head_dim, lay.residual, dtype=full),
+            "v_window": zeros(*rows, lay.residual, h.v_dim, dtype=full),
         }
+        if self.max_drafts:
+            self.tensors["k_drafts"] = zeros(*drafts, h.head_dim, dtype=full)
+            self.tensors["v_drafts"] = zeros(*drafts, h.v_dim, dtype=full)
+        self.lengths = torch.zeros(size.max_seqs, dtype=torch.int32)
+        self._handle = None
 
     def _groups(self, name: str) -> Groups:
         """The stored groups of "k" by number of the group, or of "v" by slot."""
@@ -143,7 +158,6 @@ class KiviCache(CacheLayer):
         stored = self._groups(name)
         for target, source in zip(stored, quantise(x, self.layout.bits), strict=True):
             target.index_copy_(0, at, source)
-        self.counters[f"{name}_groups_packed"] += stored.scale[0].numel() * len(at)
 
     def _load(self, name: str, at: torch.Tensor, out: torch.Tensor) -> None:
         """What is stored at `at` [n], into `out` [n, …, G]."""
@@ -153,81 +167,82 @@ class KiviCache(CacheLayer):
     # --- appending
 
     def write(self, step: StepInput, k: torch.Tensor, v: torch.Tensor) -> None:
-        """Append k, v [T, K, D]; those that are drafts only when they are committed.
-
-        What attention is to see in full precision is kept until the end of `attend`.
-        """
-        self._tails = []
+        """Append k, v [T, K, D]; those that are drafts only when they are committed."""
         start = 0
         for seq, (queries, entries) in enumerate(step.spans):
-            row, table, base = step.rows[seq], step.tables[seq], entries - queries
-            assert row not in self._pending, f"row {row} has drafts that were not committed"
-            assert base == 0 or self._lengths.get(row) == base, (row, self._lengths.get(row), base)
-            new_k, new_v = k[start : start + queries], v[start : start + queries]
-            tail = self._tail(row, base, new_k, new_v)
-            self._tails.append(tail)
+            row, base, end = step.rows[seq], entries - queries, start + queries
             drafts = step.drafts[seq] if step.drafts else 0
-            self._absorb(row, table, base, queries - drafts, tail)
+            assert drafts <= self.max_drafts, (drafts, self.max_drafts)
+            assert base in (0, int(self.lengths[row])), (row, self.lengths[row], base)
+            self._absorb(row, step.tables[seq], base, k[start : end - drafts], v[start : end - drafts])
             if drafts:
-                self._pending[row] = (table, new_k[-drafts:].clone(), new_v[-drafts:].clone())
-            start += queries
+                self.tensors["k_drafts"][row, :drafts] = k[end - drafts : end]
+                self.tensors["v_drafts"][row, :drafts] = v[end - drafts : end]
+            start = end
 
-    def commit(self, row: int, kept: int, dropped: int) -> None:
-        """Append those of the row's drafts that were right; the last `dropped` entries written are void."""
-        base, pending = self._lengths[row], self._pending.pop(row, None)
-        drafts = 0 if pending is None else len(pending[1])
-        assert 0 <= dropped <= drafts, f"{dropped} entries are void, but {drafts} were written as drafts"
-        assert kept == base + drafts - dropped, (row, kept, dropped, base)
-        if pending is not None and kept > base:
-            table, k, v = pending
-            self._absorb(row, table, base, kept - base, self._tail(row, base, k, v))
+    def commit(self, row: int, kept: int, table: Sequence[int]) -> None:
+        """Append those of the row's drafts that were right."""
+        base = int(self.lengths[row])
+        assert 0 <= kept - base <= self.max_drafts, f"{kept} entries, {base} before the drafts"
+        if self._handle is not None:
+            extension().commit_drafts(self._handle, row, kept, table)
+        elif kept > base:
+            k, v = (self.tensors[f"{name}_drafts"][row, : kept - base] for name in "kv")
+            self._absorb(row, flat_slots(table, self.block_size, kept, k.device), base, k, v)
 
     def release(self, row: int) -> None:
         """Forget the row's sequence; what the tensors hold of it is overwritten by the next one."""
-        self._lengths.pop(row, None)
-        self._pending.pop(row, None)
+        self.lengths[row] = 0
 
     def _tail(
         self, row: int, base: int, new_k: torch.Tensor, new_v: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The keys and values in full precision, in order, when new ones come behind `base` entries."""
-        tails = []
-        for name, packed, new in zip("kv", self.layout.packed(base), (new_k, new_v), strict=True):
-            if packed < base:
-                at = torch.arange(packed, base, device=new.device).remainder_(self.layout.residual)
-                new = torch.cat((self.tensors[f"{name}_window"][row].index_select(0, at), new))
-            tails.append(new)
-        return tails[0], tails[1]
+        """The keys and values [·, K, D] in full precision, in order, when new ones come behind `base`
+        entries."""
+        keys, values = self.layout.packed(base)
+        residual, where = self.layout.residual, new_k.device
+        if keys < base:
+            at = torch.arange(keys, base, device=where).remainder_(residual)
+            old = self.tensors["k_window"][row].index_select(2, at).permute(2, 0, 1)
+            new_k = torch.cat((old, new_k))
+        if values < base:
+            at = torch.arange(values, base, device=where).remainder_(residual)
+            old = self.tensors["v_window"][row].index_select(1, at).transpose(0, 1)
+            new_v = torch.cat((old, new_v))
+        return new_k, new_v
 
     def _absorb(
-        self, row: int, table: torch.Tensor, base: int, count: int, tail: tuple[torch.Tensor, torch.Tensor]
+        self, row: int, table: torch.Tensor, base: int, new_k: torch.Tensor, new_v: torch.Tensor
     ) -> None:
-        """Append the `count` entries after `base` that `tail` holds: pack what becomes old, keep the rest."""
-        lay, end = self.layout, base + count
-        self._lengths[row] = end
+        """Append new_k, new_v [n, K, D] behind `base` entries: pack what becomes old, keep the rest."""
+        lay, end = self.layout, base + len(new_k)
+        k, v = self._tail(row, base, new_k, new_v)
+        self.lengths[row] = end
         (old_k, old_v), (keys, values) = lay.packed(base), lay.packed(end)
         if keys > old_k:
             # [tokens, K, D] to groups of G tokens: [groups, K, D, G]
-            groups = tail[0][: keys - old_k].view(-1, lay.group, *tail[0].shape[1:]).permute(0, 2, 3, 1)
+            groups = k[: keys - old_k].view(-1, lay.group, *k.shape[1:]).permute(0, 2, 3, 1)
             self._store("k", table[old_k : keys : lay.group] // lay.group, groups)
         if values > old_v:
-            groups = tail[1][: values - old_v].view(self._value_groups(values - old_v))
+            groups = v[: values - old_v].view(self._value_groups(values - old_v))
             self._store("v", table[old_v:values], groups)
-        for name, packed, old, full in zip("kv", (keys, values), (old_k, old_v), tail, strict=True):
-            first = max(base, packed)
-            if first < end:
-                at = torch.arange(first, end, device=full.device).remainder_(lay.residual)
-                self.tensors[f"{name}_window"][row].index_copy_(0, at, full[first - old : end - old])
+        if (first := max(base, keys)) < end:
+            at = torch.arange(first, end, device=k.device).remainder_(lay.residual)
+            self.tensors["k_window"][row].index_copy_(2, at, k[first - old_k :].permute(1, 2, 0))
+        if (first := max(base, values)) < end:
+            at = torch.arange(first, end, device=v.device).remainder_(lay.residual)
+            self.tensors["v_window"][row].index_copy_(1, at, v[first - old_v :].transpose(0, 1))
 
     # --- reading
 
-    def read(self, step: StepInput, seq: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values [N, K, D]; zero instead of read where a sliding window hides the oldest entries."""
-        assert self._tails, "a step is read between its write and the end of attend"
+    def read(self, step: StepInput, seq: int, *new: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values [N, K, D] before the step's own `new` k, v [T, K, D] are stored; zero instead of
+        read where a sliding window hides the oldest entries."""
         lay, h, span, table = self.layout, self.heads, step.spans[seq], step.tables[seq]
-        begin = lay.begin(span, h.window)
-        keys, values = lay.packed(span.keys - span.queries)
-        k, v = self._tails[seq]
+        start = sum(s.queries for s in step.spans[:seq])
+        begin, base = lay.begin(span, h.window), span.keys - span.queries
+        keys, values = lay.packed(base)
+        k, v = self._tail(step.rows[seq], base, *(x[start : start + span.queries] for x in new))
         if keys:
             first = min(begin // lay.group * lay.group, keys)
             # Groups run along tokens, so that keys come out transposed: [K, D, N].
@@ -255,19 +270,51 @@ class KiviCache(CacheLayer):
         """Never called: the engine refuses to swap a cache that is not shareable."""
         raise AssertionError("the newest entries of a sequence are not in its blocks")
 
-    def attend(
-        self,
-        device: Device,
-        step: StepInput,
-        q: torch.Tensor | None,
-        k: torch.Tensor | None,
-        v: torch.Tensor | None,
-    ) -> torch.Tensor | None:
-        """Append k, v and attend: q [T, H, D] to [T, H · D]. Full-precision copies end here."""
-        reads = self.layout.reads(step.spans, self.heads.window)
-        self.counters["packed_tokens_read"] += reads.packed_values
-        self.counters["full_tokens_read"] += reads.full_values
-        try:
-            return super().attend(device, step, q, k, v)
-        finally:
-            self._tails = []
+    # --- native kernels
+
+    def attend_native(
+        self, ctx: CpuContext, op: Attention, q: torch.Tensor, step: StepInput, *new: torch.Tensor
+    ) -> Any:
+        """q [T, H, D] to [T, H · D]."""
+        k, v = new
+        if not (self._native() and by_token(k) and by_token(v)):
+            return NotImplemented
+        where = k.data_ptr(), k.stride(0), v.data_ptr(), v.stride(0)
+        return attend_paged(ctx, self._native(), self.heads, q, step, *where)
+
+    def write_native(self, ctx: CpuContext, step: StepInput, k: torch.Tensor, v: torch.Tensor) -> Any:
+        """Append k, v [T, K, D]."""
+        spans = step.spans_native() if by_token(k) and by_token(v) else None
+        if spans is None or not self._native():
+            return NotImplemented
+        where = k.data_ptr(), k.stride(0), v.data_ptr(), v.stride(0)
+        ctx.native.grouped_write(ctx.stream, self._native(), spans, *where)
+        return None
+
+    def _native(self) -> Any:
+        """The native kernels' view of the storage, made when first asked for; None where they cannot take
+        it."""
+        h, lay = self.heads, self.layout
+        fits = h.compute == "fp32" and lay.group <= MAX_GROUP and not self.block_size % BLOCK_MULTIPLE
+        if self._handle is None and fits and unfit(h, self.block_size) is None:
+
+            def address(name: str) -> int:
+                return self.tensors[name].data_ptr() if name in self.tensors else 0
+
+            self._handle = extension().grouped_cache(
+                lay.bits,
+                lay.group,
+                self.value_group,
+                lay.residual,
+                self.max_drafts,
+                h.kv_heads,
+                self.block_size,
+                h.head_dim,
+                h.v_dim,
+                tuple(address(f"k_{part}") for part in Groups._fields),
+                tuple(address(f"v_{part}") for part in Groups._fields),
+                (address("k_window"), address("v_window")),
+                (address("k_drafts"), address("v_drafts")),
+                self.lengths.data_ptr(),
+            )
+        return self._handle

@@ -20,11 +20,19 @@ class Moved(NamedTuple):
 
 @dataclass(slots=True)
 class Layout:
-    """Which entries are packed. The layers of a model share it, as they count the same batch one by one."""
+    """Which entries are packed. The layers of a model share it, as they count the same batch one by one.
+
+    counters: tokens of the batches counted so far, once per batch and sliding window.
+    """
 
     bits: int
     group: int
     residual: int
+    counters: dict[str, int] = field(
+        default_factory=lambda: dict.fromkeys(
+            ("keys_packed", "values_packed", "packed_tokens_read", "full_tokens_read"), 0
+        )
+    )
     _reads: dict[int | None, tuple[Sequence[Span], Moved]] = field(default_factory=dict)
     _writes: tuple[Sequence[Span], Moved] | None = None
 
@@ -56,6 +64,8 @@ class Layout:
         else:
             moved = self._windowed_reads(spans, window)
         self._reads[window] = (spans, moved)
+        self.counters["packed_tokens_read"] += moved.packed_values
+        self.counters["full_tokens_read"] += moved.full_values
         return moved
 
     def _windowed_reads(self, spans: Sequence[Span], window: int) -> Moved:
@@ -81,5 +91,8 @@ class Layout:
             total[1] += new_values - values
             total[2] += min(queries, entries - new_keys)
             total[3] += min(queries, entries - new_values)
-        self._writes = (spans, Moved(*total))
-        return self._writes[1]
+        moved = Moved(*total)
+        self._writes = (spans, moved)
+        self.counters["keys_packed"] += moved.packed_keys
+        self.counters["values_packed"] += moved.packed_values
+        return moved

@@ -63,13 +63,14 @@ class NgramIndex:
 class CopyDrafter:
     """Drafts by copying; one `NgramIndex` per request, made when its first draft is asked for.
 
-    counters: lookups, hits (lookups with a match), drafted and accepted tokens (of those verified).
-    tried, right: by position in the draft, how often it was verified and how often accepted.
+    most: tokens copied at once. counters: lookups, hits (lookups with a match), drafted and accepted tokens
+    (of those verified). tried, right: by position in the draft, how often it was verified and how often
+    accepted.
     """
 
     def __init__(self, gamma: int, number_copy: int) -> None:
         self.gamma = gamma
-        self.number_copy = number_copy
+        self.most = number_copy
         self.counters = {"lookups": 0, "hits": 0, "drafted": 0, "accepted": 0}
         self.tried = [0] * number_copy
         self.right = [0] * number_copy
@@ -89,7 +90,7 @@ class CopyDrafter:
         if start is None:
             return []
         self.counters["hits"] += 1
-        return index.tokens[start : start + min(limit, self.number_copy)]
+        return index.tokens[start : start + min(limit, self.most)]
 
     def observe(self, request: Request, drafted: int, accepted: int) -> None:
         """Of `drafted` guesses for `request`, the first `accepted` were right."""

@@ -59,6 +59,9 @@ AttentionItem item_of(const AttentionArgs& a, const Spans& spans, const Sequence
   AttentionItem item{};
   item.kv_head = head;
   item.blocks = spans.blocks.data() + s.table;
+  item.row = s.row;
+  item.start = s.token;
+  item.base = s.keys - s.queries;
   if (cut.split) {
     item.token = s.token;
     item.queries = s.queries;
@@ -124,6 +127,22 @@ void submit_cache_write(Stream& stream, const CacheWriteArgs& args, long tokens)
                    const Share part = share(tokens * args.cache.kv_heads, member, members);
                    kernels().attention.write(args, part.first, part.last);
                  }}});
+}
+
+void submit_grouped_write(Stream& stream, const GroupedWriteArgs& args, std::shared_ptr<Spans> spans) {
+  const auto store = [args, spans](int member, int members) {
+    const long heads = args.cache.kv_heads;
+    const Share part = share(static_cast<long>(spans->sequences.size()) * heads, member, members);
+    for (long item = part.first; item < part.last; ++item) {
+      const Sequence& s = spans->sequences[item / heads];
+      kernels().attention.write_grouped(args, s, spans->blocks.data() + s.table, static_cast<int>(item % heads));
+    }
+  };
+  const auto count = [args, spans](int member, int) {
+    if (member != 0) return;
+    for (const Sequence& s : spans->sequences) args.cache.grouped.lengths[s.row] = s.keys - s.drafts;
+  };
+  stream.submit({"cache-write", {store, count}});
 }
 
 void submit_attention(Stream& stream, const AttentionArgs& args, std::shared_ptr<Spans> spans) {

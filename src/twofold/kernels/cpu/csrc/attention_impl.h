@@ -6,6 +6,7 @@
 // decode, any batch and any split give the same bits.
 #pragma once
 
+#include "attention_grouped.h"
 #include "attention_kernels.h"
 #include "attention_store.h"
 #include "attention_tiles.h"
@@ -128,12 +129,35 @@ inline KeyRange clip(KeyRange range, int chunk) {
   return {larger(range.first - chunk, 0), smaller(range.last - chunk, kChunk)};
 }
 
+// Widens keys, or values, first … last - 1 of the item's sequence to `panel`.
+void key_panel(const Tile& tile, int first, int last, float* panel) {
+  const AttentionArgs& a = tile.args;
+  const AttentionItem& item = tile.item;
+  if (a.cache.format != CacheFormat::grouped) {
+    unpack_keys(a.cache, item.kv_head, item.blocks, first, last, panel);
+    return;
+  }
+  const GroupedHead head{a.cache, a.cache.grouped, item.kv_head, item.row, item.blocks};
+  const float* fresh = a.k + item.start * a.k_stride + static_cast<long>(item.kv_head) * a.cache.k.dim;
+  grouped_key_panel(head, fresh, a.k_stride, item.base, first, last, panel);
+}
+void value_panel(const Tile& tile, int first, int last, float* panel) {
+  const AttentionArgs& a = tile.args;
+  const AttentionItem& item = tile.item;
+  if (a.cache.format != CacheFormat::grouped) {
+    unpack_values(a.cache, item.kv_head, item.blocks, first, last, panel);
+    return;
+  }
+  const GroupedHead head{a.cache, a.cache.grouped, item.kv_head, item.row, item.blocks};
+  const float* fresh = a.v + item.start * a.v_stride + static_cast<long>(item.kv_head) * a.cache.v.dim;
+  grouped_value_panel(head, fresh, a.v_stride, item.base, first, last, panel);
+}
+
 // Scores of all rows, each chunk of keys widened once.
 void score_panels(const Tile& tile, int base, KeyRange all) {
   const PagedCache& cache = tile.args.cache;
   for (int chunk = all.first / kChunk * kChunk; chunk < all.last; chunk += kChunk) {
-    unpack_keys(cache, tile.item.kv_head, tile.item.blocks, base + chunk, base + smaller(all.last, chunk + kChunk),
-                tile.panel);
+    key_panel(tile, base + chunk, base + smaller(all.last, chunk + kChunk), tile.panel);
     tile.each(base, [&](int row, int count, KeyRange range) {
       const KeyRange part = clip(range, chunk);
       if (part.first < part.last)
@@ -149,8 +173,7 @@ void value_panels(const Tile& tile, int base, KeyRange all, float* states, int s
   const int width = padded(cache.v.dim);
   for (int chunk = all.first / kChunk * kChunk; chunk < all.last; chunk += kChunk) {
     const KeyRange inside = clip(all, chunk);
-    unpack_values(cache, tile.item.kv_head, tile.item.blocks, base + chunk + inside.first, base + chunk + inside.last,
-                  tile.panel + inside.first * width);
+    value_panel(tile, base + chunk + inside.first, base + chunk + inside.last, tile.panel + inside.first * width);
     tile.each(base, [&](int row, int count, KeyRange range) {
       const KeyRange part = clip(range, chunk);
       if (part.first < part.last)
@@ -168,7 +191,7 @@ void partition(const Tile& tile, int base, float* states) {
   for (int row = 0; row < tile.rows; ++row)
     for (int i = 0; i < stride; i += kLanes) store(states + row * stride + i, zero());
   if (all.first >= all.last) return;
-  const bool single = tile.rows <= kMaxTile;
+  const bool single = tile.rows <= kMaxTile && a.cache.format != CacheFormat::grouped;
   const Head head{a.cache, tile.item.kv_head, tile.item.blocks};
   if (single) {
     stored_tiles(a.cache.format, tile.rows).scores(head, base, all, tile.q, tile.scores);
@@ -216,6 +239,6 @@ void attend(const AttentionArgs& a, const AttentionItem& item, float* scratch) {
 
 }  // namespace
 
-inline AttentionKernels attention_kernels() { return {store_entries, attend, combine}; }
+inline AttentionKernels attention_kernels() { return {store_entries, store_grouped, commit_drafts, attend, combine}; }
 
 }  // namespace twofold::TWOFOLD_ISA

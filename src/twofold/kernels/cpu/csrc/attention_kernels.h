@@ -8,6 +8,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "step.h"
+
 namespace twofold {
 
 enum class CacheFormat : int {
@@ -16,6 +18,7 @@ enum class CacheFormat : int {
   int8,  // x = code * scale, one fp16 scale per entry and head
   int4,  // x = code * scale + minimum, fp16 each per group of kCodeGroup elements; the last group may be shorter.
          // Byte j of a group of n elements holds element j in its low half and element j + n/2 in its high half.
+  grouped,  // old entries in groups of codes, new ones in float32 by sequence: see Grouped and attention_grouped.h
 };
 
 constexpr int kCodeGroup = 32;
@@ -30,11 +33,21 @@ struct CacheSide {
   int dim;
 };
 
+// What a grouped cache has beside its codes. bits: of a code; group: tokens of one channel in a group of keys;
+// value_group: channels of one token in a group of values; residual: tokens of a window; drafts: of a row, at most;
+// windows and drafts: float32, by row of a sequence; lengths: entries stored of each row, drafts not counted.
+struct Grouped {
+  int bits, group, value_group, residual, drafts;
+  float *k_window, *v_window, *k_drafts, *v_drafts;
+  int32_t* lengths;
+};
+
 struct PagedCache {
   CacheFormat format;
   int kv_heads;
   int block_size;  // a multiple of 16
   CacheSide k, v;
+  Grouped grouped{};
 };
 
 // k, v: [tokens, kv_heads, dim] with the given distance between tokens, in floats.
@@ -47,7 +60,17 @@ struct CacheWriteArgs {
   const int64_t* slots;
 };
 
-// q [tokens, heads, dim] with `q_stride` floats between tokens; out [tokens, heads * v.dim] contiguous.
+// The same for a grouped cache, which goes by sequence.
+struct GroupedWriteArgs {
+  PagedCache cache;
+  const float* k;
+  long k_stride;
+  const float* v;
+  long v_stride;
+};
+
+// q [tokens, heads, dim] with `q_stride` floats between tokens; out [tokens, heads * v.dim] contiguous. k, v: the new
+// entries, for a grouped cache, which stores them after attention.
 struct AttentionArgs {
   PagedCache cache;
   const float* q;
@@ -57,14 +80,19 @@ struct AttentionArgs {
   float scale;
   float softcap;  // 0: none
   int window;     // 0: none
+  const float* k = nullptr;
+  long k_stride = 0;
+  const float* v = nullptr;
+  long v_stride = 0;
 };
 
 // Rows of one KV head: `queries` tokens from `token` on, the first of which stands at entry `position`, times the
 // heads of the group; over partitions first … last - 1. With `partial`, there is one partition and its states
-// go there instead of to the output.
+// go there instead of to the output. `start`: the first new token of its sequence, which stands at entry `base`.
 struct AttentionItem {
   int kv_head;
   int token, queries, position;
+  int row, start, base;
   const int32_t* blocks;
   int first, last;
   float* partial;
@@ -80,6 +108,9 @@ size_t attention_scratch(int k_dim, int v_dim);
 struct AttentionKernels {
   // Stores (token, head) pairs first … last - 1, token by token.
   void (*write)(const CacheWriteArgs& args, long first, long last);
+  // Stores the new entries of a sequence's KV head, and the first `count` drafts of a row behind its `base` entries.
+  void (*write_grouped)(const GroupedWriteArgs& args, const Sequence& sequence, const int32_t* blocks, int head);
+  void (*commit_drafts)(const PagedCache& cache, int row, const int32_t* blocks, int base, int count);
   // Computes an item.
   void (*attend)(const AttentionArgs& args, const AttentionItem& item, float* scratch);
   // Merges `count` states that lie `distance` floats apart, in order, and writes the row's output.

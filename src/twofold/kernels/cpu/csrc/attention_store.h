@@ -97,6 +97,8 @@ inline void store_side(const PagedCache& cache, const CacheSide& side, const flo
                  side.minimum + group, step);
       break;
     }
+    case CacheFormat::grouped:
+      break;  // by sequence: attention_grouped.h
   }
 }
 

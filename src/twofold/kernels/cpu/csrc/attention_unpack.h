@@ -99,6 +99,8 @@ inline void unpack_keys(const PagedCache& cache, int head, const int32_t* blocks
                          column(cache.k.scale, groups_of(dim)), column(cache.k.minimum, groups_of(dim)), size, dim,
                          panel);
         break;
+      case CacheFormat::grouped:
+        break;  // attention_grouped.h
     }
   }
 }
@@ -174,6 +176,8 @@ inline void unpack_values(const PagedCache& cache, int head, const int32_t* bloc
                           row(cache.v.minimum, groups, at), dim, panel);
           break;
         }
+        case CacheFormat::grouped:
+          break;  // attention_grouped.h
       }
     }
   }

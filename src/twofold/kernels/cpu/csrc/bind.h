@@ -16,6 +16,7 @@ void bind_matmul(nanobind::module_& m);
 void bind_blocks(nanobind::module_& m);
 void bind_elementwise(nanobind::module_& m);
 void bind_attention(nanobind::module_& m);
+void bind_exchange(nanobind::module_& m);
 void bind_microbench(nanobind::module_& m);
 
 // A pointer that Python passed as an integer; 0 is null.

@@ -129,7 +129,7 @@ inline void strip(const uint8_t* at, long cols, const int8_t* x, const BlockMeta
 // One strip times one or several float32 columns: codes become floats, a lane is still a row.
 template <class Format, int N>
 inline void exact_columns(const uint8_t* at, long cols, const float* x, long x_stride, const BlockMeta* meta, float* y,
-                          long y_stride, int rows) {
+                          long y_stride, int rows, bool ahead) {
   const long blocks = cols / kBlockCols;
   for (int half = 0; half < kStripRows; half += kLanes) {
     const uint8_t* p = at;
@@ -143,16 +143,16 @@ inline void exact_columns(const uint8_t* at, long cols, const float* x, long x_s
           p += Format::kHeader;
         }
       }
+      if (ahead && half == 0) fetch_ahead(p, Format::kBlock);
       const auto block = Format::unpack(p, header, half);
-      Vec part[2][N];  // the two halves of 16 columns, which q6_k scales apart
-      for (int h = 0; h < 2; ++h) {
-        for (int c = 0; c < N; ++c) part[h][c] = zero();
-        for (int k = 0; k < 16; ++k) {
+      Vec part[2][N];  // the two halves of 16 columns, which q6_k scales apart; side by side, for each is a chain of sums
+      for (int c = 0; c < N; ++c) part[0][c] = part[1][c] = zero();
+      for (int k = 0; k < 16; ++k)
+        for (int h = 0; h < 2; ++h) {
           const Vec w = block.value(4 * h + k / 4, k % 4);
           for (int c = 0; c < N; ++c)
             part[h][c] = fma(w, set1(x[c * x_stride + b * kBlockCols + 16 * h + k]), part[h][c]);
         }
-      }
       for (int c = 0; c < N; ++c) sum[c] = block.combine(part[0][c], part[1][c], meta[c * blocks + b], sum[c]);
       p += Format::kBlock;
     }
@@ -166,9 +166,11 @@ inline void strip_exact(const uint8_t* at, long cols, const float* x, long x_str
   const long blocks = cols / kBlockCols;
   int c = 0;
   for (; c + 4 <= columns; c += 4)
-    exact_columns<Format, 4>(at, cols, x + c * x_stride, x_stride, meta + c * blocks, y + c * y_stride, y_stride, rows);
+    exact_columns<Format, 4>(at, cols, x + c * x_stride, x_stride, meta + c * blocks, y + c * y_stride, y_stride, rows,
+                             c == 0);
   for (; c < columns; ++c)
-    exact_columns<Format, 1>(at, cols, x + c * x_stride, x_stride, meta + c * blocks, y + c * y_stride, y_stride, rows);
+    exact_columns<Format, 1>(at, cols, x + c * x_stride, x_stride, meta + c * blocks, y + c * y_stride, y_stride, rows,
+                             c == 0);
 }
 
 // Dense rows: lanes run along the columns of the matrix.

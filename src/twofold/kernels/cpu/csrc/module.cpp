@@ -24,5 +24,6 @@ NB_MODULE(_native, m) {
   bind_blocks(m);
   bind_elementwise(m);
   bind_attention(m);
+  bind_exchange(m);
   bind_microbench(m);
 }

@@ -67,6 +67,26 @@ inline void load_nibbles(const uint8_t* p, Vec& low, Vec& high) {
   low = _mm512_cvtepi32_ps(_mm512_and_si512(x, _mm512_set1_epi32(15)));
   high = _mm512_cvtepi32_ps(_mm512_srli_epi32(x, 4));
 }
+// 32 codes of 2, 4 or 8 bits: byte j of n holds codes j, j + n, j + 2 n … , the first lowest. Calls use(i, codes i …
+// i + kLanes - 1) in order.
+template <int Bits, typename Use>
+inline void each_code(const uint8_t* p, Use use) {
+  const auto wide = [](__m128i bytes) { return _mm512_cvtepu8_epi32(bytes); };
+  if constexpr (Bits == 8) {
+    for (int i = 0; i < 32; i += 16)
+      use(i, _mm512_cvtepi32_ps(wide(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + i)))));
+  } else if constexpr (Bits == 4) {
+    const __m512i x = wide(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    use(0, _mm512_cvtepi32_ps(_mm512_and_si512(x, _mm512_set1_epi32(15))));
+    use(16, _mm512_cvtepi32_ps(_mm512_srli_epi32(x, 4)));
+  } else {
+    const __m512i x = wide(_mm_set1_epi64x(*reinterpret_cast<const int64_t*>(p)));
+    const __m512i shift = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 2, 2, 2, 2, 2, 2);
+    const __m512i low = _mm512_srlv_epi32(x, shift), mask = _mm512_set1_epi32(3);
+    use(0, _mm512_cvtepi32_ps(_mm512_and_si512(low, mask)));
+    use(16, _mm512_cvtepi32_ps(_mm512_and_si512(_mm512_srli_epi32(low, 4), mask)));
+  }
+}
 inline Vec select_less(Vec a, Vec b, Vec yes, Vec no) {  // a < b ? yes : no
   return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), no, yes);
 }
@@ -133,6 +153,16 @@ inline void load_nibbles(const uint8_t* p, Vec& low, Vec& high) {
   low = _mm256_cvtepi32_ps(_mm256_and_si256(x, _mm256_set1_epi32(15)));
   high = _mm256_cvtepi32_ps(_mm256_srli_epi32(x, 4));
 }
+template <int Bits, typename Use>
+inline void each_code(const uint8_t* p, Use use) {
+  constexpr int kBytes = 32 * Bits / 8;
+  for (int part = 0; part < 8 / Bits; ++part)
+    for (int i = 0; i < kBytes; i += 8) {
+      const __m256i x = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p + i)));
+      const __m256i code = _mm256_and_si256(_mm256_srli_epi32(x, Bits * part), _mm256_set1_epi32((1 << Bits) - 1));
+      use(part * kBytes + i, _mm256_cvtepi32_ps(code));
+    }
+}
 inline Vec select_less(Vec a, Vec b, Vec yes, Vec no) {
   return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(a, b, _CMP_LT_OQ));
 }
@@ -175,6 +205,13 @@ inline Vec keep(Vec v, int lo, int hi, Vec other) { return lo <= 0 && hi > 0 ? v
 inline void load_nibbles(const uint8_t* p, Vec& low, Vec& high) {
   low = static_cast<float>(*p & 15);
   high = static_cast<float>(*p >> 4);
+}
+template <int Bits, typename Use>
+inline void each_code(const uint8_t* p, Use use) {
+  constexpr int kBytes = 32 * Bits / 8;
+  for (int part = 0; part < 8 / Bits; ++part)
+    for (int i = 0; i < kBytes; ++i)
+      use(part * kBytes + i, static_cast<float>((p[i] >> (Bits * part)) & ((1 << Bits) - 1)));
 }
 inline Vec select_less(Vec a, Vec b, Vec yes, Vec no) { return a < b ? yes : no; }
 inline unsigned greater_lanes(Vec a, Vec b) { return a > b; }

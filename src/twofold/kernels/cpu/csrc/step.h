@@ -25,6 +25,8 @@ struct Sequence {
   int keys;     // entries that the last of them sees
   long table;   // index of its first block in Spans::blocks
   long unit;    // (query, partition) pairs of the sequences before it that may be split
+  int row;      // its row in per-sequence stores
+  int drafts;   // how many of its new tokens, the last, are guesses
 };
 
 class Spans {
@@ -43,8 +45,8 @@ class Spans {
   }
 
   // Adds a sequence whose blocks are already appended from index `table` on.
-  void add(int queries, int keys, long table) {
-    sequences.push_back({tokens, queries, keys, table, units_});
+  void add(int queries, int keys, long table, int row, int drafts) {
+    sequences.push_back({tokens, queries, keys, table, units_, row, drafts});
     tokens += queries;
     if (queries <= kMaxSplitQueries) units_ += static_cast<long>(queries) * partitions(keys);
   }

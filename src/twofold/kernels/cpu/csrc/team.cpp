@@ -8,6 +8,8 @@
 #include <utility>
 #include <vector>
 
+#include "pause.h"
+
 #if defined(__linux__)
 #include <sched.h>
 #endif
@@ -22,14 +24,6 @@ using Clock = std::chrono::steady_clock;
 constexpr auto kPause = std::chrono::microseconds(20);
 // The next step follows within a millisecond or so while the engine decodes; waking a parked thread takes up to 100 µs.
 constexpr auto kIdle = std::chrono::milliseconds(2);
-
-inline void pause() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  __asm__ volatile("isb" ::: "memory");  // `yield` is a no-op on most cores; isb waits about as long as x86's pause
-#endif
-}
 
 // Processors that this process may run on.
 int processors() {

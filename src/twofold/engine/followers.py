@@ -1,0 +1,150 @@
+"""The other ranks of a tensor-parallel group: processes that do what rank 0 tells them.
+
+Rank 0 talks to each over a pair of connected sockets. When either end dies, however it does, the other one
+reads the end of its socket: neither waits for a process that is gone.
+"""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from twofold.devices import group
+from twofold.devices.torch_device import TorchDevice
+from twofold.models.tensors import Checkpoint
+from twofold.plan import Plan
+
+MODULE = "twofold.engine.follower"
+REPORT_SECONDS = 2.0
+"""How long rank 0 waits for followers to say what went wrong, once something has."""
+END_SECONDS = 5.0
+"""How long followers have to end before they are killed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What a follower is told first. calibration: token ids of prose, where a technique learns from them."""
+
+    plan: Plan
+    checkpoint: str
+    calibration: Sequence[int] | None
+    rank: int
+    meeting: str
+    profile: bool
+
+
+class Followers:
+    """The processes of ranks 1 and up of a model on `device`; this process joins their group as rank 0.
+
+    ValueError where there can be none here, RuntimeError where one dies on the way. `close` ends them; so
+    does the end of this process. processes: of ranks 1, 2, …
+    """
+
+    def __init__(
+        self, plan: Plan, device: TorchDevice, checkpoint: Checkpoint, calibration: Sequence[int] | None
+    ) -> None:
+        group.check_free(device.name, device.ranks)
+        self._broken = ""
+        self._folder = tempfile.mkdtemp(prefix="twofold-ranks-")
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self._connections: list[Connection] = []
+        self._end = weakref.finalize(self, _end, self._connections, self.processes, self._folder)
+        meeting = str(Path(self._folder) / "ranks")
+        try:
+            for rank in range(1, device.ranks):
+                self._start(Setup(plan, checkpoint.path, calibration, rank, meeting, device.profile))
+            self.expect("up")
+            group.join(meeting, device.name, 0, device.ranks)
+        except BaseException:
+            self.close()
+            raise
+
+    def expect(self, word: str) -> None:
+        """Wait until every follower has said `word`. RuntimeError with its reason where one has failed."""
+        for rank, connection in enumerate(self._connections, start=1):
+            try:
+                said = connection.recv()
+            except (EOFError, OSError):
+                said = ""
+            if said != word:
+                raise RuntimeError(self._blame({rank: said}))
+
+    @contextmanager
+    def doing(self, method: str, *args: Any) -> Iterator[None]:
+        """While open, every follower does `method` of `engine.rank.Rank`, as the caller has to.
+
+        RuntimeError where one has failed. Where anything is raised inside, ranks are out of step: nothing can
+        be done with them after that.
+        """
+        if self._broken:
+            raise RuntimeError(f"the ranks of this engine stopped working together: {self._broken}")
+        message = pickle.dumps((method, args), protocol=5)
+        try:
+            for connection in self._connections:
+                connection.send_bytes(message)
+            yield
+        except BaseException as error:
+            self._broken = self._blame({}) or f"{type(error).__name__}: {error}"
+            if isinstance(error, Exception) and self._broken.startswith("rank "):
+                raise RuntimeError(self._broken) from error
+            raise
+
+    def close(self) -> None:
+        """End the followers and leave their group. Closing twice is fine."""
+        self._broken = self._broken or "it was closed"
+        self._end()
+
+    def _start(self, setup: Setup) -> None:
+        mine, theirs = socket.socketpair()
+        with theirs:
+            command = [sys.executable, "-m", MODULE, str(theirs.fileno())]
+            process = subprocess.Popen(command, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL)
+        connection = Connection(mine.detach())
+        self.processes.append(process)
+        self._connections.append(connection)
+        with suppress(OSError):  # a process that died says nothing when it is asked
+            connection.send(setup)
+
+    def _blame(self, said: dict[int, str]) -> str:
+        """Which followers failed and why; empty where none has."""
+        deadline = time.monotonic() + REPORT_SECONDS
+        for rank, connection in enumerate(self._connections, start=1):
+            with suppress(EOFError, OSError):
+                while rank not in said and connection.poll(max(0.0, deadline - time.monotonic())):
+                    said[rank] = ""
+                    said[rank] = connection.recv()
+        lines = []
+        for rank, reason in sorted(said.items()):
+            code = self.processes[rank - 1].poll()
+            died = "it died" if code is None else f"it ended with exit code {code}"
+            lines.append(f"rank {rank} failed: {reason or died}")
+        return "; ".join(lines)
+
+
+def _end(connections: list[Connection], processes: list[subprocess.Popen[bytes]], folder: str) -> None:
+    """End the processes: those that wait read the end of their socket, those in a collective lose their
+    peer."""
+    for connection in connections:
+        connection.close()
+    if connections:
+        group.leave()
+    deadline = time.monotonic() + END_SECONDS
+    for process in processes:
+        try:
+            process.wait(max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,1 @@
+"""The OpenAI API: what requests may say, and the endpoints that answer them."""

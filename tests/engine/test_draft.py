@@ -1,0 +1,47 @@
+"""Drafts that are only counted: how many, when, and at most how many at once."""
+
+from __future__ import annotations
+
+import pytest
+
+from twofold.engine.draft import ModelledDrafter
+from twofold.engine.request import Request
+
+
+def played(drafter: ModelledDrafter, requests: int, turns: int) -> list[list[int]]:
+    """Guesses by turn and request; all of them are verified."""
+    everyone = [Request(i, 8) for i in range(requests)]
+    found = []
+    for _ in range(turns):
+        counts = [drafter.propose(r, 100) for r in everyone]
+        for request, count in zip(everyone, counts, strict=True):
+            drafter.judge(request, count)
+        found.append(counts)
+    return found
+
+
+def test_means_are_those_that_were_given() -> None:
+    drafter = ModelledDrafter(0.25, 6.5, 2.5, most=10)
+    counts = played(drafter, 8, 400)
+    drafts = [c for turn in counts for c in turn if c]
+    assert len(drafts) == pytest.approx(0.25 * 8 * 400, rel=0.02)
+    assert sum(drafts) / len(drafts) == pytest.approx(6.5, rel=0.02)
+    assert drafter.counters["accepted"] / len(drafts) == pytest.approx(2.5, rel=0.02)
+
+
+def test_requests_do_not_draft_in_step() -> None:
+    """Were they to, steps would be either all drafts or none, which cost otherwise."""
+    turns = played(ModelledDrafter(0.25, 4, 1, most=10), 16, 80)
+    drafting = [sum(count > 0 for count in turn) for turn in turns]
+    assert min(drafting) >= 3
+    assert max(drafting) <= 5
+
+
+def test_a_request_never_has_more_guesses_than_the_technique_makes() -> None:
+    assert max(max(turn) for turn in played(ModelledDrafter(0.5, 9, 1, most=4), 3, 50)) == 4
+
+
+@pytest.mark.parametrize("wrong", [(1.5, 1, 1), (0.5, -1, 0), (0.5, 2, 3)])
+def test_behaviour_that_cannot_be_is_refused(wrong: tuple[float, float, float]) -> None:
+    with pytest.raises(ValueError, match="drafting behaviour needs"):
+        ModelledDrafter(*wrong, most=4)
