@@ -17,6 +17,7 @@ from twofold.jobs import run
 from twofold.jobs.bench import Test as BenchTest
 from twofold.jobs.bench import bench_plan, make_tests
 from twofold.plan import Plan
+from twofold.server.simulation.episode import Episode as LifecycleEpisode
 
 LLAMA = {"model": "llama-3.1-8b", "device": "h100-sxm"}
 
@@ -91,24 +92,28 @@ def test_bench_refuses_more_than_the_context(gguf: Path, twofold: Twofold) -> No
     assert "a test of 513 tokens exceeds the context" in result.stderr
 
 
-def test_simulate_prints_its_seed_and_replays_it(twofold: Twofold) -> None:
-    first = twofold("simulate", "--requests", "60", "--json")
+@pytest.mark.parametrize("what", [(), ("--server",)])
+def test_simulate_prints_its_seed_and_replays_it(twofold: Twofold, what: tuple[str, ...]) -> None:
+    first = twofold("simulate", *what, "--requests", "60", "--json")
     assert first.exit_code == 0, first.stderr
     seed = first.stderr.removeprefix("seed: ").strip()
-    again = twofold("simulate", "--requests", "60", "--seed", seed, "--json")
+    again = twofold("simulate", *what, "--requests", "60", "--seed", seed, "--json")
     assert json.loads(again.stdout) == json.loads(first.stdout)
     assert json.loads(first.stdout)["requests"] == 60
 
 
-def test_a_failed_simulation_says_how_to_replay_it(twofold: Twofold, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(self: Episode) -> Any:
+@pytest.mark.parametrize(("what", "played"), [("", Episode), (" --server", LifecycleEpisode)])
+def test_a_failed_simulation_says_how_to_replay_it(
+    twofold: Twofold, monkeypatch: pytest.MonkeyPatch, what: str, played: type
+) -> None:
+    def broken(self: object) -> Any:
         raise AssertionError("a block was lost")
 
-    monkeypatch.setattr(Episode, "play", broken)
-    result = twofold("simulate", "--requests", "600", "--seed", "7")
+    monkeypatch.setattr(played, "play", broken)
+    result = twofold("simulate", "--requests", "600", "--seed", "7", *what.split())
     assert result.exit_code == 1
     assert "a block was lost" in result.stderr
-    assert "replay: twofold simulate --requests 600 --seed 7 --episode 0" in result.stderr
+    assert f"replay: twofold simulate --requests 600 --seed 7 --episode 0{what}\n" in result.stderr
 
 
 def test_simulate_refuses_nonsense(twofold: Twofold) -> None:

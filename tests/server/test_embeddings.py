@@ -13,7 +13,7 @@ from openai import OpenAI
 from tests.server.fakes import FakeService, fake_service, served
 
 from twofold.server.dispatcher import Refused
-from twofold.server.messages import Failed
+from twofold.server.messages import Failed, Job
 from twofold.server.settings import ServerSettings
 
 WIDTH = 256  # of the tiny model
@@ -114,18 +114,16 @@ def test_another_model_a_full_queue_and_a_failure(client: OpenAI, service: FakeS
         assert refused.value.response.headers["retry-after"] == "3"
     finally:
         service.refuse = None
-    second = [0]
 
-    def fail(job: Any) -> Failed | None:
-        second[0] += 1
-        return Failed(job.id, "lost", "the worker was lost") if second[0] == 2 else None
+    def second_is_lost(job: Job) -> list[Failed]:
+        return [Failed(job.id, "lost", "the worker was lost")] if job.id.endswith("-1") else []
 
-    service.fail = fail
+    service.script = second_is_lost
     try:
         with pytest.raises(openai.InternalServerError) as lost:
             client.embeddings.create(model="tiny", input=["the"] * 4)
         assert lost.value.status_code == 503
     finally:
-        service.fail = lambda _: None
+        service.script = lambda _: ()
     assert embed(client, "the")
     assert service.num_used_blocks == 0

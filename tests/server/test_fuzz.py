@@ -72,7 +72,7 @@ def attack(document: Any, method: str, path: str, mode: GenerationMode, examples
     )
     @given(case=document[path][method].as_strategy(generation_mode=mode))
     def run(case: schemathesis.Case) -> None:
-        case.call_and_validate(checks=CHECKS)
+        case.call_and_validate(checks=CHECKS, timeout=300)
 
     run()
 

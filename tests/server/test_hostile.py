@@ -181,7 +181,8 @@ def test_prompts_longer_than_the_context(http: httpx.Client, path: str) -> None:
 @pytest.mark.parametrize("field", ["temperature", "top_p", "max_tokens", "seed", "n", "frequency_penalty"])
 def test_numbers_that_are_none(http: httpx.Client, field: str, number: str) -> None:
     body = f'{{"model": "tiny", "prompt": "the", "{field}": {number}}}'
-    assert refused(http.post(TEXT, content=body, headers=JSON))["param"] == field
+    error = refused(http.post(TEXT, content=body, headers=JSON))
+    assert error["param"] == field or "64-bit" in error["message"]
 
 
 @pytest.mark.parametrize(

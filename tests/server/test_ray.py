@@ -20,12 +20,12 @@ from tests.models.tiny import tiny_gguf
 
 from twofold.plan import Plan
 from twofold.server.ray_serve import serve_on_ray
-from twofold.server.ray_workers import resources
+from twofold.server.ray_workers import check_room, resources
 from twofold.server.settings import ServerSettings
 
 pytest.importorskip("ray.serve", reason="Ray Serve is not installed")
 
-PATIENCE = 120.0
+PATIENCE = 300.0
 """Seconds after which a test has failed; nothing is measured by it."""
 
 
@@ -104,6 +104,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
             found.process.wait(PATIENCE)
 
 
+@pytest.mark.long
 def test_both_workers_answer_and_give_the_same_text(cluster: Cluster) -> None:
     until(lambda: len(cluster.workers()) == 2)
     assert len(cluster.processes("ray::Place")) == 2
@@ -124,6 +125,7 @@ def test_both_workers_answer_and_give_the_same_text(cluster: Cluster) -> None:
     until(lambda: all(_steps(worker) > 0 for worker in cluster.workers().values()))
 
 
+@pytest.mark.long
 def test_errors_are_those_of_the_server(cluster: Cluster) -> None:
     request = {"model": "tiny", "prompt": "x", "max_tokens": -1}
     refused = httpx.post(f"{cluster.url}/v1/completions", json=request, timeout=PATIENCE)
@@ -131,6 +133,7 @@ def test_errors_are_those_of_the_server(cluster: Cluster) -> None:
     assert refused.json()["error"]["type"] == "invalid_request_error"
 
 
+@pytest.mark.long
 def test_a_client_that_leaves_ends_its_request(cluster: Cluster) -> None:
     request = {"model": "tiny", "prompt": "Hello", "max_tokens": 200, "stream": True, "ignore_eos": True}
     with httpx.stream("POST", f"{cluster.url}/v1/completions", json=request, timeout=PATIENCE) as answer:
@@ -139,6 +142,7 @@ def test_a_client_that_leaves_ends_its_request(cluster: Cluster) -> None:
     until(lambda: all(worker["used_blocks"] == 0 for worker in cluster.workers().values()))
 
 
+@pytest.mark.long
 def test_a_killed_worker_is_replaced(cluster: Cluster) -> None:
     until(lambda: len(cluster.workers()) == 2)
     before, names = cluster.processes("ray::Place"), set(cluster.workers())
@@ -151,6 +155,7 @@ def test_a_killed_worker_is_replaced(cluster: Cluster) -> None:
     until(lambda: len(cluster.workers()) == 2 and set(cluster.workers()) != names)
 
 
+@pytest.mark.long
 def test_it_ends_in_order_and_leaves_nothing_behind(cluster: Cluster) -> None:
     assert cluster.stop() == 0
     until(lambda: not cluster.processes())
@@ -168,7 +173,22 @@ def test_what_ray_sets_aside() -> None:
     assert resources(Plan(model="tiny", device="cuda"))["num_gpus"] == 1
 
 
-def test_ray_that_is_not_installed_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ray_that_is_not_installed_says_how_to_get_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
+    plan = Plan(model=str(tiny_gguf(tmp_path / "tiny.gguf")))
     with pytest.raises(ValueError, match=r"twofold\[ray\]"):
-        serve_on_ray(Plan(model="tiny"), ServerSettings(port=0), "local", lambda serving, address: None)
+        serve_on_ray(plan, ServerSettings(port=0), "local", lambda serving, address: None)
+
+
+def test_a_cluster_that_is_too_small_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 4.0})
+    plan = Plan.from_dict({"model": "tiny", "engine": {"threads": 2}})
+    check_room(plan, 2)
+    with pytest.raises(ValueError, match="6 CPUs, and the Ray cluster has 4"):
+        check_room(plan, 3)
+    with pytest.raises(ValueError, match="2 GPUs, and the Ray cluster has 0"):
+        check_room(plan.model_copy(update={"device": "cuda"}), 2)

@@ -6,14 +6,13 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
 import openai
 import pytest
 from openai import OpenAI
 from openai.types.responses import Response
 from tests.server.fakes import FakeService, fake_service, served
 
-from twofold.server.messages import Failed, Job
+from twofold.server.messages import Chunk, Failed, Job, RequestEvent
 
 SCHEMA = {
     "type": "object",
@@ -218,34 +217,28 @@ def test_what_cannot_be_is_refused_by_name(client: OpenAI, fields: dict[str, Any
     assert refused.value.param == param
 
 
-def test_failures_before_and_within_a_stream(client: OpenAI, service: FakeService, url: str) -> None:
-    def lost(job: Job) -> Failed:
-        return Failed(job.id, "lost", "the worker of this request was lost")
+def test_failures_before_and_within_a_stream(client: OpenAI, service: FakeService) -> None:
+    def lost(job: Job) -> list[RequestEvent]:
+        return [Failed(job.id, "lost", "the worker of this request was lost")]
 
-    service.fail = lost
+    def later(job: Job) -> list[RequestEvent]:
+        return [Chunk(job.id, "the", 1), *lost(job)]
+
     try:
+        service.script = lost
         with pytest.raises(openai.InternalServerError) as refused:
             events(client)
         assert refused.value.status_code == 503
+        service.script = later
+        last = events(client)[-1]
+        with pytest.raises(openai.InternalServerError):
+            ask(client)
     finally:
-        service.fail = lambda _: None
-    body = {"model": "tiny", "input": "the", "stream": True, "max_output_tokens": 500, "temperature": 0}
-    seen: list[dict[str, Any]] = []
-    service.line.step_delay = 0.01
-    try:
-        with httpx.stream("POST", f"{url}/v1/responses", json=body, timeout=60) as response:
-            for line in response.iter_lines():
-                if not line.startswith("data: "):
-                    continue
-                seen.append(json.loads(line.removeprefix("data: ")))
-                if seen[-1]["type"] == "response.output_text.delta" and len(seen) < 8:
-                    service.line.send([Failed(service.jobs[-1].id, "lost", "the worker was lost")])
-    finally:
-        service.line.step_delay = 0.0
-    last = seen[-1]
-    assert last["type"] == "response.failed"
-    assert (last["response"]["status"], last["response"]["error"]["code"]) == ("failed", "server_error")
-    assert last["response"]["output"][0]["status"] == "incomplete"
+        service.script = lambda _: ()
+    assert (last.type, last.response.status) == ("response.failed", "failed")
+    assert last.response.error.code == "server_error"
+    assert last.response.output[0].status == "incomplete"
+    assert last.response.output_text == "the"
 
 
 def test_a_client_that_leaves_frees_its_request(client: OpenAI, service: FakeService) -> None:

@@ -10,7 +10,9 @@ import time
 import warnings
 import weakref
 from collections import Counter, OrderedDict
+from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import torch
@@ -88,6 +90,14 @@ class CpuDevice(TorchDevice):
     def isa(self) -> str | None:
         """The instruction set of the native kernels; None where reference kernels are used."""
         return None if self.context is None else str(self.context.native.isa())
+
+    def meet(self, folder: Path, processes: Sequence[int]) -> None:
+        """As `TorchDevice.meet`; native kernels meet in memory that the processes share."""
+        if self.context is not None:
+            from twofold.kernels.cpu.collectives import share_memory
+
+            share_memory(self.context, folder / "memory", self.rank, processes)
+        super().meet(folder, processes)
 
     # --- ops ---
 
@@ -250,7 +260,7 @@ def _context(kernels: Kernels, threads: int) -> CpuContext | None:
             )
         _warn()
         return None
-    from twofold.kernels.cpu import attention, elementwise, linear  # noqa: F401  (fill the registry)
+    from twofold.kernels.cpu import attention, collectives, elementwise, linear  # noqa: F401  (fill the registry)
     from twofold.kernels.cpu.context import CpuContext
 
     return CpuContext(extension, threads, exact=kernels == "native-fp32")

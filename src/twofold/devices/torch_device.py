@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
 import twofold.kernels.reference  # noqa: F401  (fills the registry)
+from twofold.devices import group
 from twofold.devices.base import LOCAL_CACHE_TOKENS, LOCAL_STEP_TOKENS, Device, LayerT, OpTotals, StepCost
 from twofold.devices.clock import WallClock
 from twofold.kernels.registry import REFERENCE, Kernel
@@ -52,6 +54,11 @@ class TorchDevice(Device):
         self._seconds: list[float] = []
         self._costs: dict[Op, Cost] = {}
         self._started = 0.0
+
+    def meet(self, folder: Path, processes: Sequence[int]) -> None:
+        """Meet the other ranks in `folder`, which all of them give; returns once all are there. From then on
+        collectives work. processes: the process id of each rank."""
+        group.join(str(folder / "ranks"), self.name, self.rank, self.ranks)
 
     def execute(self, op: Op, *args: Any) -> Any:
         """Run the kernel of `op`."""

@@ -50,8 +50,6 @@ def _serve(connection: Connection) -> None:
 
     connection.send("up")
     setup: Setup = connection.recv()
-    plan, ranks = setup.plan, setup.plan.parallel.tp
-    group.join(setup.meeting, plan.device, setup.rank, ranks)
     rank = build_rank(setup)
     device = rank.device
     connection.send("built")

@@ -6,6 +6,7 @@ reads the end of its socket: neither waits for a process that is gone.
 
 from __future__ import annotations
 
+import os
 import pickle
 import shutil
 import socket
@@ -27,6 +28,8 @@ from twofold.models.tensors import Checkpoint
 from twofold.plan import Plan
 
 MODULE = "twofold.engine.follower"
+_MEMORY = Path("/dev/shm")
+"""Where files that lie in memory alone can be made, on systems that have it."""
 REPORT_SECONDS = 2.0
 """How long rank 0 waits for followers to say what went wrong, once something has."""
 END_SECONDS = 5.0
@@ -35,13 +38,15 @@ END_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What a follower is told first. calibration: token ids of prose, where a technique learns from them."""
+    """What a follower is told first. calibration: token ids of prose, where a technique learns from them;
+    folder, processes: where the ranks meet, and the process id of each."""
 
     plan: Plan
     checkpoint: str
     calibration: Sequence[int] | None
     rank: int
-    meeting: str
+    folder: Path
+    processes: Sequence[int]
     profile: bool
 
 
@@ -57,16 +62,20 @@ class Followers:
     ) -> None:
         group.check_free(device.name, device.ranks)
         self._broken = ""
-        self._folder = tempfile.mkdtemp(prefix="twofold-ranks-")
+        folder = Path(tempfile.mkdtemp(prefix="twofold-ranks-", dir=_MEMORY if _MEMORY.is_dir() else None))
         self.processes: list[subprocess.Popen[bytes]] = []
         self._connections: list[Connection] = []
-        self._end = weakref.finalize(self, _end, self._connections, self.processes, self._folder)
-        meeting = str(Path(self._folder) / "ranks")
+        self._end = weakref.finalize(self, _end, self._connections, self.processes, folder)
         try:
-            for rank in range(1, device.ranks):
-                self._start(Setup(plan, checkpoint.path, calibration, rank, meeting, device.profile))
+            for _ in range(1, device.ranks):
+                self._start()
+            processes = [os.getpid(), *(process.pid for process in self.processes)]
+            for rank, connection in enumerate(self._connections, start=1):
+                setup = Setup(plan, checkpoint.path, calibration, rank, folder, processes, device.profile)
+                with suppress(OSError):  # one that died says nothing when it is asked
+                    connection.send(setup)
             self.expect("up")
-            group.join(meeting, device.name, 0, device.ranks)
+            device.meet(folder, processes)
         except BaseException:
             self.close()
             raise
@@ -106,16 +115,13 @@ class Followers:
         self._broken = self._broken or "it was closed"
         self._end()
 
-    def _start(self, setup: Setup) -> None:
+    def _start(self) -> None:
         mine, theirs = socket.socketpair()
         with theirs:
             command = [sys.executable, "-m", MODULE, str(theirs.fileno())]
             process = subprocess.Popen(command, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL)
-        connection = Connection(mine.detach())
         self.processes.append(process)
-        self._connections.append(connection)
-        with suppress(OSError):  # a process that died says nothing when it is asked
-            connection.send(setup)
+        self._connections.append(Connection(mine.detach()))
 
     def _blame(self, said: dict[int, str]) -> str:
         """Which followers failed and why; empty where none has."""
@@ -133,7 +139,7 @@ class Followers:
         return "; ".join(lines)
 
 
-def _end(connections: list[Connection], processes: list[subprocess.Popen[bytes]], folder: str) -> None:
+def _end(connections: list[Connection], processes: list[subprocess.Popen[bytes]], folder: Path) -> None:
     """End the processes: those that wait read the end of their socket, those in a collective lose their
     peer."""
     for connection in connections:

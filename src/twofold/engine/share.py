@@ -9,6 +9,7 @@ import torch
 
 from twofold.devices.base import Device
 from twofold.devices.registry import make_device
+from twofold.devices.torch_device import TorchDevice
 from twofold.engine.active import Active, activate, the_one
 from twofold.engine.cache_format import cache_scheme
 from twofold.engine.followers import Setup
@@ -72,7 +73,7 @@ def build_share(
 
 
 def build_rank(setup: Setup) -> Rank:
-    """The rank that a follower is, from nothing but what it was told."""
+    """The rank that a follower is, from nothing but what it was told: it meets the others, then loads."""
     plan = setup.plan
     device = make_device(
         plan.device,
@@ -81,6 +82,8 @@ def build_rank(setup: Setup) -> Rank:
         profile=setup.profile,
         rank=setup.rank,
     )
+    assert isinstance(device, TorchDevice)
+    device.meet(setup.folder, setup.processes)
     checkpoint = load_checkpoint(setup.checkpoint)
     spec = checkpoint.spec
     share = build_share(

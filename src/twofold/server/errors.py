@@ -158,4 +158,7 @@ def _of_http(app: FastAPI, request: Request, error: HTTPException) -> ApiError:
         allowed = headers.get("Allow") or headers.get("allow") or "another method"
         message = f"{request.method} is not allowed for {path}; allowed: {allowed}"
         return ApiError(405, message, code="method_not_allowed", headers=headers)
+    if error.status_code == 400:  # the framework's word for all that its reader of JSON raises
+        message = "the body is no JSON that can be read: not UTF-8, nested too deep, or a number too long"
+        return ApiError(400, message, code="invalid_json")
     return ApiError(error.status_code, str(error.detail), headers=headers)

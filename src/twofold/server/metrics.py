@@ -116,6 +116,10 @@ class Metrics(Collector):
             d.name: Histogram(PREFIX + d.name, d.help, d.labels, registry=self.registry, buckets=buckets)
             for d, buckets in HISTOGRAMS
         }
+        # Looking up a series by its labels costs more than adding to it, and this is done for every token.
+        model = service.model_name
+        self._tokens_out = self._counters["generation_tokens"].labels(model)
+        self._between_tokens = self._histograms["inter_token_latency_seconds"].labels(model)
         self._last: OrderedDict[str, float] = OrderedDict()
         self.registry.register(self)
         service.observe(self.observe)
@@ -141,12 +145,12 @@ class Metrics(Collector):
             self._ended(event)
 
     def _tokens(self, chunk: Chunk, seconds: float) -> None:
-        self._count("generation_tokens", chunk.num_tokens)
+        self._tokens_out.inc(chunk.num_tokens)
         before = self._last.pop(chunk.id, None)
         if before is None:
             self._time("time_to_first_token_seconds", seconds)
         else:
-            self._time("inter_token_latency_seconds", seconds - before)
+            self._between_tokens.observe(seconds - before)
         self._last[chunk.id] = seconds
         if len(self._last) > MOST_FOLLOWED:
             self._last.popitem(last=False)

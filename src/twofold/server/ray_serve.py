@@ -15,8 +15,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from twofold.models.text import load_tokenizer
 from twofold.plan import Plan
 from twofold.server.messages import Ready
+from twofold.server.ray_workers import check_room, on_cluster
 from twofold.server.run import (
     LAST_WRITES,
     Announce,
@@ -28,6 +30,7 @@ from twofold.server.run import (
 )
 from twofold.server.service import STOP_SECONDS, Service
 from twofold.server.settings import ServerSettings
+from twofold.server.workers import WorkerFailedError
 
 APPLICATION = "twofold"
 LOCAL = "local"
@@ -39,8 +42,6 @@ class Ingress:
     """The replica: a `Service` whose workers are on the cluster, and the application."""
 
     async def __init__(self, plan: Plan, settings: ServerSettings) -> None:  # type: ignore[misc]
-        from twofold.server.ray_workers import on_cluster
-
         self._service = Service(plan, settings, launch=on_cluster(plan, settings.replicas))
         await self._service.start()
 
@@ -75,13 +76,16 @@ def serve_on_ray(plan: Plan, settings: ServerSettings, address: str, announce: A
     (KeyboardInterrupt).
 
     announce: told what is served and its address once it is. ValueError where Ray is not installed, no
-    cluster answers, it is too small, or plan or address cannot work.
+    cluster answers, it is too small, or plan or address cannot work; WorkerFailedError where the workers do
+    not start.
     """
     check_device(plan)
+    load_tokenizer(plan.model)  # says at once where there is no such model
     with bound_socket(settings.host, settings.port) as sock:  # tells whether it can be had, and which is free
         port, url = sock.getsockname()[1], address_of(sock)
-    with _cluster(address), _application(plan, settings, port) as handle:
-        announce(_Elsewhere(*handle.about.remote().result(), settings), url)
+    with _cluster(address, plan, settings), _application(plan, settings, port) as handle:
+        ready, name = handle.about.remote().result()
+        announce(_Elsewhere(ready, name, settings), url)
         asyncio.run(_until_stopped(handle, settings.drain + STOP_SECONDS))
 
 
@@ -99,8 +103,9 @@ async def _until_stopped(handle: Any, patience: float) -> None:
 
 
 @contextmanager
-def _cluster(address: str) -> Iterator[None]:
-    """Connected to a cluster; one that is started here is stopped in the end."""
+def _cluster(address: str, plan: Plan, settings: ServerSettings) -> Iterator[None]:
+    """Connected to a cluster that has room for the workers; one that is started here is stopped in the
+    end."""
     try:
         import ray
         from ray import serve
@@ -116,6 +121,7 @@ def _cluster(address: str) -> Iterator[None]:
     except ConnectionError as error:
         raise ValueError(f"no Ray cluster answers at {address!r}: {error}") from None
     try:
+        check_room(plan, settings.replicas)
         yield
     finally:
         if address == LOCAL:
@@ -140,6 +146,10 @@ def _application(plan: Plan, settings: ServerSettings, port: int) -> Iterator[An
         logging_config={"enable_access_log": False},
     )
     try:
-        yield serve.run(deployment.bind(plan, settings), name=APPLICATION, route_prefix="/")
+        try:
+            handle = serve.run(deployment.bind(plan, settings), name=APPLICATION, route_prefix="/")
+        except RuntimeError as error:
+            raise WorkerFailedError(str(error)) from None
+        yield handle
     finally:
         serve.delete(APPLICATION)

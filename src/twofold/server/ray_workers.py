@@ -13,7 +13,7 @@ import hmac
 import os
 import secrets
 import socket
-from typing import Any, cast
+from typing import Any
 
 from twofold.plan import Plan
 from twofold.server.processes import Launch, WorkerProcess
@@ -25,21 +25,13 @@ CONNECT_SECONDS = 10.0
 
 
 def on_cluster(plan: Plan, replicas: int) -> Launch:
-    """`replicas` workers for `plan`, spread over the cluster that this process is connected to. ValueError
-    where the cluster is too small for them."""
+    """`replicas` workers for `plan`, spread over the cluster that this process is connected to. Those of one
+    machine share it."""
     import ray
 
     nodes = sum(bool(node["Alive"]) for node in ray.nodes())
     plan = share_of_machine(plan, -(-replicas // nodes))
-    needs = resources(plan)
-    for kind, name in (("CPU", "num_cpus"), ("GPU", "num_gpus")):
-        needed, there = needs[name] * replicas, ray.cluster_resources().get(kind, 0)
-        if needed > there:
-            raise ValueError(
-                f"{replicas} workers need {needed:g} {kind}s, and the Ray cluster has {there:g}: start fewer "
-                "(--replicas), or add machines"
-            )
-    actor = ray.remote(max_restarts=0, scheduling_strategy="SPREAD", **needs)(Place)
+    actor = ray.remote(max_restarts=0, scheduling_strategy="SPREAD", **resources(plan))(Place)
 
     async def launch(name: str, protocol: asyncio.Protocol) -> WorkerProcess:
         process = RayProcess(actor.remote(), plan, protocol)
@@ -50,8 +42,22 @@ def on_cluster(plan: Plan, replicas: int) -> Launch:
 
 
 def resources(plan: Plan) -> dict[str, float]:
-    """What Ray sets aside for a worker."""
-    return {"num_cpus": plan.engine.threads or 1, "num_gpus": 0 if plan.device == "cpu" else 1}
+    """What Ray sets aside for a worker, all of it on one machine."""
+    tp = plan.parallel.tp
+    return {"num_cpus": tp * (plan.engine.threads or 1), "num_gpus": 0 if plan.device == "cpu" else tp}
+
+
+def check_room(plan: Plan, replicas: int) -> None:
+    """ValueError where the cluster that this process is connected to is too small for `replicas` workers."""
+    import ray
+
+    needs, there = resources(plan), ray.cluster_resources()
+    for kind, name in (("CPU", "num_cpus"), ("GPU", "num_gpus")):
+        if needs[name] * replicas > there.get(kind, 0):
+            raise ValueError(
+                f"{replicas} workers need {needs[name] * replicas:g} {kind}s, and the Ray cluster has "
+                f"{there.get(kind, 0):g}: start fewer (--replicas), or add machines"
+            )
 
 
 class Place:
@@ -145,7 +151,7 @@ class RayProcess:
             sock.close()
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         transport, _ = await loop.create_connection(lambda: self._protocol, sock=sock)
-        self._transport = cast(asyncio.Transport, transport)
+        self._transport = transport
 
 
 async def _proof(sock: socket.socket) -> bytes:

@@ -31,9 +31,17 @@ LAST_WRITES = 5
 class Serving(Protocol):
     """What is served: a `Service`, or what is known of one elsewhere."""
 
-    ready: Ready | None
-    model_name: str
-    settings: ServerSettings
+    @property
+    def ready(self) -> Ready | None:
+        """What the first worker reported."""
+
+    @property
+    def model_name(self) -> str:
+        """What clients call the model."""
+
+    @property
+    def settings(self) -> ServerSettings:
+        """Limits and access."""
 
 
 Announce = Callable[[Serving, str], None]

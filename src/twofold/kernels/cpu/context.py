@@ -16,13 +16,15 @@ time, page by page."""
 class CpuContext:
     """The native side of one device.
 
-    stream: the `native.Stream` that ops are submitted to; exact: products keep float32 activations.
+    stream: the `native.Stream` that ops are submitted to; exact: products keep float32 activations; exchange:
+    where collectives meet the other ranks, with the memory that it lies in (None: there are none).
     """
 
     def __init__(self, native: Any, threads: int, *, exact: bool = False) -> None:
         self.native = native
         self.stream = native.Stream(threads)
         self.exact = exact
+        self.exchange: tuple[Any, torch.Tensor] | None = None
         self._pool = native.Arena()
         self._recording: Any = None
 

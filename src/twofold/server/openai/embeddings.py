@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from twofold.server.service import Service, Stream
 
 MAX_INPUTS = 2048
+POOLING = "mean of the last hidden states over all tokens, after the final norm; not scaled to length one"
 
 Text = Annotated[str, Field(min_length=1)]
 Ids = Annotated[list[TokenId], Field(min_length=1)]

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from twofold.plan import Plan
 from twofold.report.host import twofold_version
 from twofold.server.errors import FAILURES
+from twofold.server.openai.embeddings import POOLING
 from twofold.server.openai.generation import check_name
 
 if TYPE_CHECKING:
@@ -25,13 +26,14 @@ def fingerprint(plan: Plan) -> str:
 
 class Model(BaseModel):
     """A model. created: when the server started, in seconds since 1970; max_model_len (ours): tokens of
-    prompt and answer together, null until it is loaded."""
+    prompt and answer together, null until it is loaded; embeddings (ours): what /v1/embeddings gives."""
 
     id: str
     object: Literal["model"] = "model"
     created: int
     owned_by: str = "twofold"
     max_model_len: int | None
+    embeddings: str = POOLING
 
 
 class ModelList(BaseModel):

@@ -3,7 +3,6 @@ idle, every invariant checked on the way."""
 
 from __future__ import annotations
 
-import zlib
 from collections import OrderedDict
 from math import inf
 from random import Random
@@ -98,7 +97,7 @@ class Episode:
         while self.timeline.step():
             self.check()
         self.check_end()
-        self.result.events = self.timeline.num_events
+        self.result.events = self.step
         return self.result
 
     # Clients
@@ -131,12 +130,12 @@ class Episode:
 
     def check_refused(self, refused: Refused, room: int) -> None:
         """Only for a true reason, and with a time that makes sense."""
-        assert refused.kind == ("draining" if self.drained_at < inf else refused.kind), f"refused: {refused}"
+        assert (refused.kind == "draining") == (self.drained_at < inf), f"refused: {refused}"
         if refused.kind != "draining":
             assert room <= 0, f"refused without need: {refused}"
             assert (refused.kind == "unavailable") == (not self.up), f"refused: {refused.kind}"
             assert SHORTEST_RETRY <= refused.retry_after <= LONGEST_RETRY, refused.retry_after
-        self.count_end("-", f"refused {refused.kind}")
+        self.result.count("-", f"refused {refused.kind}", self.timeline.now)
 
     def leave(self, id: str) -> None:
         """A client goes, perhaps when it has its answer."""
@@ -144,11 +143,11 @@ class Episode:
         if client is not None:
             self.result.faults["client left"] += 1
             self.forsake(id, client)
-            self.count_end(id, "left")
+            self.result.count(id, "left", self.timeline.now)
         self.dispatcher.leave(id, self.timeline.now)
 
     def forsake(self, id: str, client: Client) -> None:
-        """Nobody waits for the answer any more: its worker has to be told at once."""
+        """Nobody waits for the answer any more: its worker, if it has one, has to be told at once."""
         if client.worker is not None:
             self.gone[id] = (client.worker, self.timeline.now)
 
@@ -194,12 +193,7 @@ class Episode:
             del self.clients[id]
             self.result.tokens += client.num_tokens
             self.result.cached_tokens += event.cached_tokens if isinstance(event, Ended) else 0
-            self.count_end(id, end)
-
-    def count_end(self, id: str, end: str) -> None:
-        """A request has ended, one way or another."""
-        self.result.ended[end] += 1
-        self.result.digest = zlib.crc32(f"{id} {end} {self.timeline.now!r}".encode(), self.result.digest)
+            self.result.count(id, end, self.timeline.now)
 
     # The pool's callbacks
 

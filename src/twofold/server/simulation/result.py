@@ -29,6 +29,11 @@ class LifecycleResult:
     stale: int = 0
     digest: int = 0
 
+    def count(self, id: str, end: str, now: float) -> None:
+        """A request has ended, one way or another."""
+        self.ended[end] += 1
+        self.digest = zlib.crc32(f"{id} {end} {now!r}".encode(), self.digest)
+
     def add(self, other: LifecycleResult) -> None:
         """Add the counts of an episode."""
         for name in (f.name for f in fields(self) if f.name not in ("seed", "digest")):
