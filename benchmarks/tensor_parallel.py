@@ -5,7 +5,8 @@ of a prompt and of the answer, and what the collectives of a token take; prints 
                                          [--output 48] [--rounds 5] [--kernels native] [--json]
 
 Rounds alternate between both, so that whatever else the machine does meets both; the first is not counted.
-Collectives are timed in rounds of their own, by a profiled group: waiting for the slower rank is part of them.
+Collectives are timed in rounds of their own, by a profiled group; waiting for the slower rank is part of
+them.
 Nothing is predicted for a group of processes: no device file says how fast they talk.
 """
 

@@ -62,6 +62,11 @@ def ask(http: httpx.Client, **fields: Any) -> httpx.Response:
         ({"top_logprobs": 3}, "top_logprobs", "logprobs"),
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "20"),
         ({"stream_options": {"include_usage": True}}, "stream_options", "stream"),
+        (
+            {"stream": True, "stream_options": {"continuous_usage_stats": True}},
+            "stream_options",
+            "include_usage",
+        ),
         ({"stream": True, "stream_options": {"usage": True}}, "stream_options.usage", "include_usage"),
         ({"stream": True, "stream_options": {"include_obfuscation": True}},
          "stream_options.include_obfuscation", "padding"),

@@ -79,6 +79,23 @@ def test_text_joins_as_clients_join_it(api_url: str, path: str, body: dict[str, 
     assert usage["completion_tokens"] == whole["usage"]["completion_tokens"]
 
 
+@pytest.mark.parametrize(("path", "body"), [("chat/completions", CHAT), ("completions", TEXT)])
+def test_the_usage_so_far_is_in_every_chunk_where_that_is_asked_for(
+    api_url: str, path: str, body: dict[str, Any]
+) -> None:
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    asked = {**body, "max_tokens": 12, "ignore_eos": True, "stream_options": options}
+    with httpx.stream("POST", f"{api_url}/v1/{path}", json=asked) as response:
+        usages = [json.loads(data)["usage"] for data in events(response) if data != "[DONE]"]
+    *so_far, last = usages
+    counts = [usage["completion_tokens"] for usage in so_far]
+    assert counts == sorted(counts)
+    assert counts[-1] == last["completion_tokens"] == 12
+    assert len(set(counts)) > 1
+    assert {usage["prompt_tokens"] for usage in usages} == {last["prompt_tokens"]}
+    assert all(u["total_tokens"] == u["prompt_tokens"] + u["completion_tokens"] for u in usages)
+
+
 def test_text_comes_while_it_is_made(api_url: str, slow: FakeService) -> None:
     asked = {**TEXT, "max_tokens": 80, "ignore_eos": True, "logit_bias": {"64": 100}}
     with httpx.stream("POST", f"{api_url}/v1/completions", json=asked) as response:

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 from twofold.engine.draft import Drafter, ModelledDrafter
 from twofold.engine.filter import PromptFilter
 from twofold.engine.policy import SchedulingPolicy
-from twofold.models.build import LayerSelection
 from twofold.models.cache import CacheScheme
+from twofold.models.options import LayerSelection
 from twofold.models.weights import WeightScheme
 from twofold.techniques.base import Technique
 

@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-
 COLDEST = 1e-20
 """Temperatures below this choose as 0 does: logits divided by still smaller ones leave float32."""
 

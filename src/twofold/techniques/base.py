@@ -2,7 +2,7 @@
 into, claims.
 
 Seams are small protocols kept beside the code that calls them: `models.weights.WeightScheme`,
-`models.cache.CacheScheme`, `models.build.LayerSelection`, `engine.filter.PromptFilter`,
+`models.cache.CacheScheme`, `models.options.LayerSelection`, `engine.filter.PromptFilter`,
 `engine.draft.Drafter`, `engine.policy.SchedulingPolicy`. A technique overrides the methods of the seams that
 it uses; the engine asks each technique for each seam.
 """
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from twofold.engine.draft import Drafter
     from twofold.engine.filter import PromptFilter
     from twofold.engine.policy import SchedulingPolicy
-    from twofold.models.build import LayerSelection
     from twofold.models.cache import CacheScheme
+    from twofold.models.options import LayerSelection
     from twofold.models.spec import ModelSpec
     from twofold.models.transformer import Transformer
     from twofold.models.weights import WeightScheme

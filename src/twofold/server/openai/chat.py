@@ -61,7 +61,11 @@ class _Chat:
         generation = Generation(self._service, self._id, prompts, priority=body.priority or 0)
         answers = [self._answer(index, params) for index in range(body.choices)]
         if body.stream:
-            chunks = Chunks(self._head("chat.completion.chunk"), with_usage=body.include_usage)
+            chunks = Chunks(
+                self._head("chat.completion.chunk"),
+                with_usage=body.include_usage,
+                prompt_tokens=self._prompt_tokens if body.usage_everywhere else None,
+            )
             used = self._usage if body.include_usage else None
             return await stream(generation, answers, chunks, used, request.receive)
         found = await generation.collect(request.receive)

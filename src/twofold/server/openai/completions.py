@@ -61,7 +61,11 @@ class _Completion:
         generation = Generation(self._service, self._id, jobs, priority=body.priority or 0)
         answers = self._answers([params for _, params in jobs], each)
         if body.stream:
-            chunks = Chunks(self._head(), with_usage=body.include_usage)
+            chunks = Chunks(
+                self._head(),
+                with_usage=body.include_usage,
+                prompt_tokens=sum(map(len, self._prompts)) if body.usage_everywhere else None,
+            )
             used = self._usage if body.include_usage else None
             return await stream(generation, answers, chunks, used, request.receive)
         found = await generation.collect(request.receive)

@@ -25,6 +25,9 @@ class StreamOptions(Asked):
     include_usage: Annotated[
         bool | None, Honoured("a last chunk without choices carries the usage; all others say null")
     ] = None
+    continuous_usage_stats: Annotated[
+        bool | None, Honoured("as in vLLM, beside include_usage: every chunk carries the usage so far")
+    ] = None
     include_obfuscation: Annotated[
         bool | None,
         Refused("no padding is added to chunks, whose sizes tell the lengths of tokens", (False,)),
@@ -92,11 +95,19 @@ class SamplingFields(Body):
         """ApiError for fields that do not go together."""
         if self.stream_options is not None and not self.stream:
             raise bad("stream_options is for streams: set stream to true, or leave it out", "stream_options")
+        options = self.stream_options
+        if options is not None and options.continuous_usage_stats and not options.include_usage:
+            raise bad("continuous_usage_stats goes with include_usage: set that too", "stream_options")
 
     @property
     def include_usage(self) -> bool:
         """Whether the stream ends with the usage."""
         return self.stream_options is not None and bool(self.stream_options.include_usage)
+
+    @property
+    def usage_everywhere(self) -> bool:
+        """Whether every chunk of the stream carries the usage so far."""
+        return self.stream_options is not None and bool(self.stream_options.continuous_usage_stats)
 
     @property
     def choices(self) -> int:

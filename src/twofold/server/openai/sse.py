@@ -37,20 +37,29 @@ def failure(error: ApiError) -> bytes:
 class Chunks:
     """Writes the chunks of one answer. What is the same in all of them is written once.
 
-    head: the fields beside `choices`; with_usage: the stream ends with a chunk that carries the usage.
+    head: the fields beside `choices`; with_usage: the stream ends with a chunk that carries the usage;
+    prompt_tokens: where all chunks carry the usage so far, of the prompt. written: tokens generated so far.
     """
 
-    def __init__(self, head: dict[str, Any], *, with_usage: bool) -> None:
+    def __init__(self, head: dict[str, Any], *, with_usage: bool, prompt_tokens: int | None = None) -> None:
         self._head = b"data: " + dumps(head)[:-1] + b',"choices":['
         self._tail = b'],"usage":null}\n\n' if with_usage else b"]}\n\n"
+        self._prompt_tokens = prompt_tokens
+        self.written = 0
 
     def choice(self, choice: dict[str, Any]) -> bytes:
         """A chunk with one choice."""
-        return self._head + dumps(choice) + self._tail
+        prompt, written = self._prompt_tokens, self.written
+        if prompt is None:
+            return self._head + dumps(choice) + self._tail
+        so_far = {"prompt_tokens": prompt, "completion_tokens": written, "total_tokens": prompt + written}
+        return self._head + dumps(choice) + b'],"usage":' + dumps(so_far) + b"}\n\n"
 
     def writer(self, choice: Callable[[str], dict[str, Any]]) -> Callable[[str], bytes]:
         """As `choice` of what it makes of a text, for choices in which only that text changes: the rest is
         turned into JSON once."""
+        if self._prompt_tokens is not None:
+            return lambda text: self.choice(choice(text))
         mark = "\0"
         before, after = self.choice(choice(mark)).split(dumps(mark))
         return lambda text: before + dumps(text) + after

@@ -54,6 +54,7 @@ async def _parts(
     while found is not None:
         index, event = found
         if isinstance(event, Chunk):
+            chunks.written += event.num_tokens
             part += answers[index].add(event)
         elif isinstance(event, Ended):
             ended[index] = event

@@ -46,8 +46,7 @@ class Episode:
         self.timeout = rng.choice((0.3, 2.0, 10.0)) if faults else 1e3
         self.max_queue = rng.choice((0, 8, 64, 256))
         self.router = PrefixAffinity()
-        # Clients that wait, in order of arrival; and those that went before their worker had answered: which
-        # one it is, and when.
+        # Clients that wait, in order of arrival; workers of those that went before their end, and when.
         self.clients: OrderedDict[str, Client] = OrderedDict()
         self.gone: dict[str, tuple[SimulatedWorker, float]] = {}
         self.up: dict[SimulatedWorker, Ready] = {}
@@ -175,7 +174,6 @@ class Episode:
         client = self.clients.get(id)
         assert client is not None, f"{event} was delivered to nobody"
         assert event.id == id, f"{event} was delivered to {id}"
-        now = self.timeline.now
         if isinstance(event, Failed) and event.kind in ("lost", "timeout", "draining"):
             if event.kind == "lost":
                 assert client.worker is None, f"{event}, but worker {client.worker} is there"
@@ -184,7 +182,7 @@ class Episode:
                 )
             else:
                 due = client.deadline if event.kind == "timeout" else self.drained_at
-                assert now >= due, f"{event} came {due - now} s early"
+                assert self.timeline.now >= due, f"{event} came early: it is due at {due}"
                 self.forsake(id, client)
             end: str | None = event.kind
         else:

@@ -41,7 +41,11 @@ export async function* events(path, body, signal) {
   throw new RequestError("the answer broke off: the server closed the connection");
 }
 
-const asJson = (body) => ({ method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
+const asJson = (body) => ({
+  method: "POST",
+  headers: { "Content-Type": "application/json" },
+  body: JSON.stringify(body),
+});
 
 async function reach(path, options) {
   try {

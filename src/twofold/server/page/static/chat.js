@@ -87,7 +87,12 @@ function fail(reply, error) {
 
 /** The request: only what is set is sent. */
 function body() {
-  const request = { model: instruments.model, messages: messages(), stream: true, stream_options: { include_usage: true } };
+  const request = {
+    model: instruments.model,
+    messages: messages(),
+    stream: true,
+    stream_options: { include_usage: true },
+  };
   for (const [name, id] of Object.entries(SETTINGS)) {
     const text = $(id).value.trim();
     if (text) request[name] = Number(text);

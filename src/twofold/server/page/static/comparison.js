@@ -5,7 +5,12 @@ import { middle, signed, UNKNOWN } from "./format.js";
 import { send } from "./api.js";
 import { changed, shownTheme } from "./theme.js";
 
-const FIGURES = [["ttft", "TTFT"], ["tpot", "TPOT"], ["e2e", "End to end"], ["tokens_per_s", "Throughput"]];
+const FIGURES = [
+  ["ttft", "TTFT"],
+  ["tpot", "TPOT"],
+  ["e2e", "End to end"],
+  ["tokens_per_s", "Throughput"],
+];
 let palette = null;
 let drawn = []; // [image, svg] of what is shown
 changed.addEventListener("theme", () => drawn.forEach(colour));
@@ -17,8 +22,18 @@ export async function showComparison(place, found) {
     h("h2", { class: "comparison-title" }, `${found.title}: ${found.model} on ${found.device}`),
     h("p", { class: "soft" }, found.workload),
     ...found.notes.map((note) => h("p", { class: "alert note" }, note)),
-    found.summary.length ? h("ul", { class: "summary" }, found.summary.map((sentence) => h("li", {}, sentence))) : "",
-    h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Predicted against measured" }, table(found, both)),
+    found.summary.length
+      ? h(
+          "ul",
+          { class: "summary" },
+          found.summary.map((sentence) => h("li", {}, sentence)),
+        )
+      : "",
+    h(
+      "div",
+      { class: "scroll", tabindex: "0", role: "region", "aria-label": "Predicted against measured" },
+      table(found, both),
+    ),
     h("div", { class: "pictures" }, found.pictures.map(picture)),
   );
   drawn = [...place.querySelectorAll("img")].map((image, i) => [image, found.pictures[i].svg]);
@@ -28,7 +43,10 @@ export async function showComparison(place, found) {
 function table(found, both) {
   const heads = FIGURES.flatMap(([name, title]) => {
     const error = found.median_error[name];
-    const median = typeof error === "number" ? h("span", { class: "soft" }, `median ${signed(error).replace("+", "")}`) : "";
+    const median =
+      typeof error === "number"
+        ? h("span", { class: "soft" }, `median ${signed(error).replace("+", "")}`)
+        : "";
     return both ? [title, "predicted", ["error", median]] : [title];
   });
   const cells = (row) =>
@@ -38,12 +56,29 @@ function table(found, both) {
       return [middle(seen), middle(said), name in row.errors ? signed(row.errors[name]) : UNKNOWN];
     });
   const body = found.rows.map((row) =>
-    h("tr", {}, h("th", { scope: "row", class: "left" }, row.label),
-      row.refused ? h("td", { class: "left refused", colspan: heads.length }, row.refused) : cells(row).map((text) => h("td", {}, text))),
+    h(
+      "tr",
+      {},
+      h("th", { scope: "row", class: "left" }, row.label),
+      row.refused
+        ? h("td", { class: "left refused", colspan: heads.length }, row.refused)
+        : cells(row).map((text) => h("td", {}, text)),
+    ),
   );
-  return h("table", {},
+  return h(
+    "table",
+    {},
     h("caption", { class: "hidden" }, "Predicted against measured"),
-    h("thead", {}, h("tr", {}, h("th", { scope: "col", class: "left" }, "Techniques"), heads.map((head) => h("th", { scope: "col" }, head)))),
+    h(
+      "thead",
+      {},
+      h(
+        "tr",
+        {},
+        h("th", { scope: "col", class: "left" }, "Techniques"),
+        heads.map((head) => h("th", { scope: "col" }, head)),
+      ),
+    ),
     h("tbody", {}, body),
   );
 }

@@ -15,7 +15,13 @@ export class Conversation {
 
   clear() {
     this.turns = [];
-    this.log.replaceChildren(h("p", { class: "soft empty" }, "Nothing said yet. The model runs on this machine; what you write stays here."));
+    this.log.replaceChildren(
+      h(
+        "p",
+        { class: "soft empty" },
+        "Nothing said yet. The model runs on this machine; what you write stays here.",
+      ),
+    );
   }
 
   messages() {
@@ -24,7 +30,12 @@ export class Conversation {
 
   ask(text) {
     this.log.querySelector(".empty")?.remove();
-    const element = h("article", { class: "turn user", "aria-label": "You" }, h("h2", {}, "You"), h("p", { class: "said" }, text));
+    const element = h(
+      "article",
+      { class: "turn user", "aria-label": "You" },
+      h("h2", {}, "You"),
+      h("p", { class: "said" }, text),
+    );
     this.add({ role: "user", content: text, element });
   }
 
@@ -70,7 +81,13 @@ class Reply {
     this.body = h("div", { class: "said" });
     this.facts = h("span", { class: "facts" });
     this.foot = h("div", { class: "foot soft" }, this.facts);
-    this.element = h("article", { class: "turn assistant", "aria-label": model }, h("h2", {}, model), this.body, this.foot);
+    this.element = h(
+      "article",
+      { class: "turn assistant", "aria-label": model },
+      h("h2", {}, model),
+      this.body,
+      this.foot,
+    );
     const text = new Growing(this.body);
     this.draw = perFrame(() => {
       text.show(this.content);
@@ -83,7 +100,9 @@ class Reply {
   }
 
   get rate() {
-    return this.tokens > 1 && this.last > this.first ? (this.tokens - 1) / ((this.last - this.first) / 1000) : null;
+    return this.tokens > 1 && this.last > this.first
+      ? (this.tokens - 1) / ((this.last - this.first) / 1000)
+      : null;
   }
 
   /** One event of the stream. */
@@ -101,7 +120,7 @@ class Reply {
   }
 
   end(word) {
-    const facts = [word, this.reason === "length" ? "Cut at the most tokens." : ""];
+    const facts = [word, this.reason === "length" ? "Cut off at the limit of tokens." : ""];
     if (this.tokens) facts.push(`${this.tokens} tokens`);
     if (this.rate) facts.push(`${digits(this.rate)} tokens/s`);
     if (this.ttft !== null) facts.push(`first after ${seconds(this.ttft)}`);

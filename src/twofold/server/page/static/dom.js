@@ -20,7 +20,9 @@ function fill(element, attributes, children) {
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
     else element.setAttribute(name, value === true ? "" : value);
   }
-  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
+  element.append(
+    ...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false),
+  );
   return element;
 }
 
@@ -39,7 +41,13 @@ export function perFrame(call) {
 
 /** A labelled control in a `.field`; `field` is the path that errors name. */
 export function labelled(label, control, field, note = null) {
-  return h("div", { class: "field", "data-field": field }, h("label", { for: control.id }, label), control, note);
+  return h(
+    "div",
+    { class: "field", "data-field": field },
+    h("label", { for: control.id }, label),
+    control,
+    note,
+  );
 }
 
 /** A select with `options` [value, text]. */
@@ -51,7 +59,11 @@ export function select(id, options, chosen, onchange) {
 /** Buttons of which one is pressed; `choose(value)` hears of it. */
 export function segments(label, options, chosen, choose) {
   const buttons = options.map(([value, text]) =>
-    h("button", { type: "button", "aria-pressed": String(value === chosen), onclick: () => press(value) }, text),
+    h(
+      "button",
+      { type: "button", "aria-pressed": String(value === chosen), onclick: () => press(value) },
+      text,
+    ),
   );
   function press(value) {
     options.forEach(([other], i) => buttons[i].setAttribute("aria-pressed", String(other === value)));

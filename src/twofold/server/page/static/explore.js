@@ -58,7 +58,8 @@ async function sweep() {
   if (!now) return;
   const { fragment } = now;
   const over = plot.over;
-  const points = async (of) => (await postJson(`/api/sweep?over=${over}`, of, { signal: asked?.signal })).points;
+  const points = async (of) =>
+    (await postJson(`/api/sweep?over=${over}`, of, { signal: asked?.signal })).points;
   try {
     const found = await points(fragment);
     const other = pinned ? await points(pinned.fragment) : [];
@@ -93,7 +94,9 @@ function unpin() {
 /** At the field that is at fault, where there is one; the figures stand for the last choice that worked. */
 function complain(error) {
   const atField = form?.complain(error.param, error.message);
-  const told = atField ? "This choice does not work; see the marked field. The figures are those of the last one that did." : error.message;
+  const told = atField
+    ? "This choice does not work; see the marked field. The figures are those of the last one that did."
+    : error.message;
   $("explore-alert").replaceChildren(h("p", { class: "alert" }, told));
   $("explore-status").textContent = "";
   $("figures").classList.add("stale");

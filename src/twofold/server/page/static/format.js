@@ -1,6 +1,16 @@
 // Numbers as people read them: three significant digits, SI prefixes; the same as in the reports.
 
-const PREFIXES = [[1e15, "P"], [1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"], [1, ""], [1e-3, "m"], [1e-6, "µ"], [1e-9, "n"]];
+const PREFIXES = [
+  [1e15, "P"],
+  [1e12, "T"],
+  [1e9, "G"],
+  [1e6, "M"],
+  [1e3, "k"],
+  [1, ""],
+  [1e-3, "m"],
+  [1e-6, "µ"],
+  [1e-9, "n"],
+];
 export const UNKNOWN = "–";
 
 /** Three significant digits without an exponent. */
@@ -16,7 +26,9 @@ export function digits(value) {
 function scaleOf(value, unit) {
   const whole = unit === "B";
   const size = Math.abs(Number(value.toPrecision(3)));
-  return PREFIXES.find(([scale]) => size >= scale && !(whole && scale < 1)) ?? (whole ? [1, ""] : PREFIXES.at(-1));
+  return (
+    PREFIXES.find(([scale]) => size >= scale && !(whole && scale < 1)) ?? (whole ? [1, ""] : PREFIXES.at(-1))
+  );
 }
 
 export function si(value, unit) {

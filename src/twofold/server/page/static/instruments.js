@@ -16,9 +16,20 @@ class Instruments {
 
   /** Build what is shown. */
   start() {
-    const parts = { chart: centrepiece(), readouts: readouts(), cache: card("Cache blocks"), techniques: card("Techniques"), memory: card("Memory and traffic") };
+    const parts = {
+      chart: centrepiece(),
+      readouts: readouts(),
+      cache: card("Cache blocks"),
+      techniques: card("Techniques"),
+      memory: card("Memory and traffic"),
+    };
     const beside = h("div", { class: "stack" }, parts.cache.element, parts.memory.element);
-    $("instruments").replaceChildren(parts.chart.element, parts.readouts.element, beside, parts.techniques.element);
+    $("instruments").replaceChildren(
+      parts.chart.element,
+      parts.readouts.element,
+      beside,
+      parts.techniques.element,
+    );
     this.parts = parts;
     this.chart = new LiveChart(parts.chart.area);
     this.draw = perFrame(() => this.paint());
@@ -47,7 +58,9 @@ class Instruments {
     this.sum = summed(Object.values(live.workers));
     const workers = Object.keys(live.workers).length;
     const several = workers > 1 ? ` · ${workers} replicas` : "";
-    $("serving").textContent = live.limits ? `${live.model} · ${live.label}${several}` : "The model is loading …";
+    $("serving").textContent = live.limits
+      ? `${live.model} · ${live.label}${several}`
+      : "The model is loading …";
     if (this.sum) this.read();
     this.draw();
   }
@@ -56,7 +69,9 @@ class Instruments {
   read() {
     const [now, before] = [this.sum, this.before];
     if (before && now.steps > before.steps) {
-      const [steps, measured, predicted] = SUMS.map((name) => (now[name] === null ? null : now[name] - before[name]));
+      const [steps, measured, predicted] = SUMS.map((name) =>
+        now[name] === null ? null : now[name] - before[name],
+      );
       this.newest = { measured: measured / steps, predicted: predicted === null ? null : predicted / steps };
       this.chart.push(this.newest.measured, this.newest.predicted);
     }
@@ -75,9 +90,21 @@ class Instruments {
     chart.show(this.newest, this.chart.error(), sum);
     shown.show([
       ["Tokens/s", sum?.tokens_per_s ? digits(sum.tokens_per_s) : UNKNOWN, "of the recent steps"],
-      ["First token", sum?.ttft ? seconds(sum.ttft) : UNKNOWN, this.reply?.ttft ? `${seconds(this.reply.ttft)} here, the last` : "mean of the recent requests"],
-      ["Running", String(this.live.running), this.live.waiting ? `${this.live.waiting} waiting` : "none waiting"],
-      ["Prefix hits", sum?.prefix_queries ? percent(sum.prefix_hits / sum.prefix_queries) : UNKNOWN, sum ? `${count(sum.prefix_hits)} of ${count(sum.prefix_queries)} tokens` : ""],
+      [
+        "First token",
+        sum?.ttft ? seconds(sum.ttft) : UNKNOWN,
+        this.reply?.ttft ? `${seconds(this.reply.ttft)} here, the last` : "mean of the recent requests",
+      ],
+      [
+        "Running",
+        String(this.live.running),
+        this.live.waiting ? `${this.live.waiting} waiting` : "none waiting",
+      ],
+      [
+        "Prefix hits",
+        sum?.prefix_queries ? percent(sum.prefix_hits / sum.prefix_queries) : UNKNOWN,
+        sum ? `${count(sum.prefix_hits)} of ${count(sum.prefix_queries)} tokens` : "",
+      ],
     ]);
     if (!sum) return;
     cache.body.replaceChildren(
@@ -86,7 +113,10 @@ class Instruments {
     );
     const drafted = sum.drafted.some((n) => n > 0);
     techniques.element.hidden = !drafted && !Object.keys(sum.techniques).length;
-    techniques.body.replaceChildren(counters(sum.techniques), drafted ? drafts(sum.drafted, sum.accepted) : "");
+    techniques.body.replaceChildren(
+      counters(sum.techniques),
+      drafted ? drafts(sum.drafted, sum.accepted) : "",
+    );
     memory.body.replaceChildren(facts(sum));
   }
 }
@@ -104,8 +134,14 @@ function centrepiece() {
   const key = (name) => h("div", {}, h("dt", { class: `key ${name}` }, name), h("dd", {}, values[name]));
   const area = h("div");
   const note = h("p", { class: "soft note" });
-  const element = h("section", { class: "panel centre" },
-    h("h2", {}, "Step time: predicted against measured"), h("dl", { class: "legend-now" }, Object.keys(values).map(key)), area, note);
+  const element = h(
+    "section",
+    { class: "panel centre" },
+    h("h2", {}, "Step time: predicted against measured"),
+    h("dl", { class: "legend-now" }, Object.keys(values).map(key)),
+    area,
+    note,
+  );
   const show = (newest, { median, many }, sum) => {
     const error = newest?.predicted ? newest.predicted / newest.measured - 1 : null;
     values.measured.textContent = newest ? seconds(newest.measured) : UNKNOWN;
@@ -121,14 +157,26 @@ function centrepiece() {
 
 function readouts() {
   const element = h("section", { class: "readouts", "aria-label": "Readouts" });
-  const show = (rows) => element.replaceChildren(...rows.map(([title, value, note]) =>
-    h("div", { class: "panel readout" }, h("h3", {}, title), h("p", { class: "value" }, value), h("p", { class: "soft" }, note))));
+  const show = (rows) =>
+    element.replaceChildren(
+      ...rows.map(([title, value, note]) =>
+        h(
+          "div",
+          { class: "panel readout" },
+          h("h3", {}, title),
+          h("p", { class: "value" }, value),
+          h("p", { class: "soft" }, note),
+        ),
+      ),
+    );
   show(["Tokens/s", "First token", "Running", "Prefix hits"].map((title) => [title, UNKNOWN, ""]));
   return { element, show };
 }
 
 function facts(sum) {
-  const most = Object.entries(sum.moved).sort(([, a], [, b]) => b - a).slice(0, 3);
+  const most = Object.entries(sum.moved)
+    .sort(([, a], [, b]) => b - a)
+    .slice(0, 3);
   const rows = [
     ["Weights", si(sum.memory.weights, "B")],
     ["Cache", `${si(sum.memory.cache_used, "B")} in use of ${si(sum.memory.cache, "B")}`],
@@ -137,5 +185,9 @@ function facts(sum) {
     ["Thrown out for memory", `${sum.preemptions} requests`],
     ...most.map(([kind, bytes]) => [`Moved by ${kind}`, si(bytes, "B")]),
   ];
-  return h("dl", { class: "facts-list" }, rows.flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]));
+  return h(
+    "dl",
+    { class: "facts-list" },
+    rows.flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]),
+  );
 }

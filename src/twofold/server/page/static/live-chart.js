@@ -30,7 +30,9 @@ export class LiveChart {
 
   /** The median absolute error over the readings that have a prediction, and how many there are. */
   error() {
-    const errors = this.readings.filter((r) => r.predicted).map((r) => Math.abs(r.predicted / r.measured - 1));
+    const errors = this.readings
+      .filter((r) => r.predicted)
+      .map((r) => Math.abs(r.predicted / r.measured - 1));
     errors.sort((a, b) => a - b);
     return { median: errors.length ? errors[errors.length >> 1] : null, many: errors.length };
   }
@@ -41,10 +43,22 @@ export class LiveChart {
     const places = Math.max(this.readings.length, FEWEST);
     const x = (i) => LEFT + ((i + places - this.readings.length) / (places - 1)) * (width - LEFT - RIGHT);
     const drawing = s("svg", {
-      width, height: HEIGHT + STRIP, viewBox: `0 0 ${width} ${HEIGHT + STRIP}`, role: "img", "aria-label": this.told(),
+      width,
+      height: HEIGHT + STRIP,
+      viewBox: `0 0 ${width} ${HEIGHT + STRIP}`,
+      role: "img",
+      "aria-label": this.told(),
     });
-    if (this.readings.length) drawing.append(s("g", {}, this.times(x, width)), s("g", {}, this.errors(x, width)));
-    else drawing.append(s("text", { x: width / 2, y: HEIGHT / 2, "text-anchor": "middle" }, "Readings appear once the model works."));
+    if (this.readings.length)
+      drawing.append(s("g", {}, this.times(x, width)), s("g", {}, this.errors(x, width)));
+    else
+      drawing.append(
+        s(
+          "text",
+          { x: width / 2, y: HEIGHT / 2, "text-anchor": "middle" },
+          "Readings appear once the model works.",
+        ),
+      );
     this.area.replaceChildren(drawing);
   }
 
@@ -53,8 +67,18 @@ export class LiveChart {
     const y = logScale(...logEnds(values), HEIGHT - 14, 10);
     return [
       grid(y, width, (tick) => short(seconds(tick))),
-      line(this.readings.map((r) => r.measured), x, y.at, "measured"),
-      line(this.readings.map((r) => r.predicted), x, y.at, "predicted"),
+      line(
+        this.readings.map((r) => r.measured),
+        x,
+        y.at,
+        "measured",
+      ),
+      line(
+        this.readings.map((r) => r.predicted),
+        x,
+        y.at,
+        "predicted",
+      ),
       ends(this.readings.at(-1), x(this.readings.length - 1), y.at),
     ];
   }
@@ -68,10 +92,25 @@ export class LiveChart {
     const clipped = found.map((error) => (error === null ? null : Math.max(-most, Math.min(most, error))));
     const thick = Math.max(1.5, Math.min(7, (width - LEFT - RIGHT) / KEPT - 1));
     return [
-      s("rect", { class: "band", x: LEFT, width: width - LEFT - RIGHT, y: y.at(BAND), height: y.at(-BAND) - y.at(BAND) }),
+      s("rect", {
+        class: "band",
+        x: LEFT,
+        width: width - LEFT - RIGHT,
+        y: y.at(BAND),
+        height: y.at(-BAND) - y.at(BAND),
+      }),
       grid({ at: y.at, ticks: [-mark, 0, mark] }, width, signed),
       ...clipped.map((error, i) =>
-        error === null ? null : s("line", { class: "error", x1: x(i), x2: x(i), y1: y.at(0), y2: y.at(error), "stroke-width": thick }),
+        error === null
+          ? null
+          : s("line", {
+              class: "error",
+              x1: x(i),
+              x2: x(i),
+              y1: y.at(0),
+              y2: y.at(error),
+              "stroke-width": thick,
+            }),
       ),
     ];
   }
@@ -87,10 +126,20 @@ export class LiveChart {
 }
 
 function grid(scale, width, label) {
-  return s("g", { class: "grid" }, scale.ticks.map((tick) => [
-    s("line", { x1: LEFT, x2: width - RIGHT, y1: scale.at(tick), y2: scale.at(tick), class: tick === 0 ? "zero" : null }),
-    s("text", { x: LEFT - 8, y: scale.at(tick) + 4, "text-anchor": "end" }, label(tick)),
-  ]));
+  return s(
+    "g",
+    { class: "grid" },
+    scale.ticks.map((tick) => [
+      s("line", {
+        x1: LEFT,
+        x2: width - RIGHT,
+        y1: scale.at(tick),
+        y2: scale.at(tick),
+        class: tick === 0 ? "zero" : null,
+      }),
+      s("text", { x: LEFT - 8, y: scale.at(tick) + 4, "text-anchor": "end" }, label(tick)),
+    ]),
+  );
 }
 
 /** A line that breaks where there is no value. */
@@ -103,5 +152,11 @@ function line(values, x, y, name) {
 }
 
 function ends(last, x, y) {
-  return s("g", {}, ["measured", "predicted"].map((name) => (last[name] ? s("circle", { class: `end ${name}`, cx: x, cy: y(last[name]), r: 3.5 }) : null)));
+  return s(
+    "g",
+    {},
+    ["measured", "predicted"].map((name) =>
+      last[name] ? s("circle", { class: `end ${name}`, cx: x, cy: y(last[name]), r: 3.5 }) : null,
+    ),
+  );
 }

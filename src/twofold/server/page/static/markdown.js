@@ -11,7 +11,7 @@ const INLINE = /(`+)(.+?)\1|\*\*(.+?)\*\*|\*([^\s*](?:.*?[^\s*])?)\*|\[([^\]]+)\
 export function markdown(text) {
   const lines = text.split("\n");
   const blocks = [];
-  for (let at = 0; at < lines.length; ) {
+  for (let at = 0; at < lines.length;) {
     const line = lines[at];
     if (!line.trim()) at += 1;
     else if (FENCE.test(line)) at = code(lines, at, blocks);
@@ -68,7 +68,13 @@ function code(lines, at, blocks) {
   const [, mark, language] = FENCE.exec(lines[at]);
   const body = [];
   for (at += 1; at < lines.length && !lines[at].trimStart().startsWith(mark); at += 1) body.push(lines[at]);
-  blocks.push(h("pre", { tabindex: "0", "aria-label": language ? `Code in ${language}` : "Code" }, h("code", {}, body.join("\n"))));
+  blocks.push(
+    h(
+      "pre",
+      { tabindex: "0", "aria-label": language ? `Code in ${language}` : "Code" },
+      h("code", {}, body.join("\n")),
+    ),
+  );
   return at + 1;
 }
 
@@ -88,13 +94,22 @@ function list(lines, at, blocks) {
       const nested = [];
       at = list(lines, at, nested);
       made.lastChild.append(...nested);
-    } else if (found && found[1].length >= indent.length && (found[2] === undefined) === (number === undefined)) {
+    } else if (
+      found &&
+      found[1].length >= indent.length &&
+      (found[2] === undefined) === (number === undefined)
+    ) {
       made.append(h("li", {}, inline(found[3])));
       at += 1;
     } else if (!found && /^\s+\S/.test(lines[at]) && !FENCE.test(lines[at])) {
       made.lastChild.append(" ", ...inline(lines[at].trim()));
       at += 1;
-    } else if (!lines[at].trim() && ITEM.test(lines[at + 1] ?? "") && ITEM.exec(lines[at + 1])[1].length >= indent.length) at += 1;
+    } else if (
+      !lines[at].trim() &&
+      ITEM.test(lines[at + 1] ?? "") &&
+      ITEM.exec(lines[at + 1])[1].length >= indent.length
+    )
+      at += 1;
     else break;
   }
   blocks.push(made);
@@ -110,7 +125,8 @@ function quote(lines, at, blocks) {
 
 function paragraph(lines, at, blocks) {
   const body = [lines[at]];
-  const ends = (line) => !line.trim() || [FENCE, HEADING, ITEM].some((start) => start.test(line)) || line.startsWith(">");
+  const ends = (line) =>
+    !line.trim() || [FENCE, HEADING, ITEM].some((start) => start.test(line)) || line.startsWith(">");
   for (at += 1; at < lines.length && !ends(lines[at]); at += 1) body.push(lines[at]);
   blocks.push(h("p", {}, inline(body.join("\n"))));
   return at;

@@ -6,14 +6,25 @@ import { $, h, labelled, select } from "./dom.js";
 import { middle, si, signed, UNKNOWN } from "./format.js";
 import { SortedTable } from "./table.js";
 
-const FILTERS = [["kind", "Kind"], ["model", "Model"], ["device", "Device"], ["technique", "Technique"]];
+const FILTERS = [
+  ["kind", "Kind"],
+  ["model", "Model"],
+  ["device", "Device"],
+  ["technique", "Technique"],
+];
 const KIND = { run: "measured", predict: "predicted" };
 const chosen = new Set();
 let results = [];
 let table;
 
 export function startResults() {
-  table = new SortedTable($("results-table"), "Results", columns(), columns().findIndex((c) => c.title === "When"), true);
+  table = new SortedTable(
+    $("results-table"),
+    "Results",
+    columns(),
+    columns().findIndex((c) => c.title === "When"),
+    true,
+  );
   load();
   return { shown: load };
 }
@@ -28,7 +39,13 @@ async function load() {
     makeFilters();
     filter();
     if (!results.length) {
-      $("results-table").replaceChildren(h("p", { class: "soft none" }, `Nothing in ${found.path} yet: twofold run, predict and compare keep their results there.`));
+      $("results-table").replaceChildren(
+        h(
+          "p",
+          { class: "soft none" },
+          `Nothing in ${found.path} yet: twofold run, predict and compare keep their results there.`,
+        ),
+      );
     }
   } catch (error) {
     $("results-alert").replaceChildren(h("p", { class: "alert", role: "alert" }, error.message));
@@ -37,7 +54,10 @@ async function load() {
 
 function columns() {
   const figure = (title, name, down = false) => ({
-    title, down, key: (r) => r[name]?.mid ?? null, cell: (r) => middle(r[name]),
+    title,
+    down,
+    key: (r) => r[name]?.mid ?? null,
+    cell: (r) => middle(r[name]),
   });
   return [
     { title: h("span", { class: "hidden" }, "Choose"), left: true, cell: chooser },
@@ -50,13 +70,30 @@ function columns() {
     figure("Throughput", "tokens_per_s", true),
     { title: "Memory", key: (r) => r.memory.mid, cell: (r) => si(r.memory.mid, "B") },
     figure("Energy", "energy_per_token"),
-    { title: "KL, nat", key: (r) => r.kl?.mid ?? null, cell: (r) => (r.kl ? middle(r.kl).replace(" nat", "") : UNKNOWN) },
-    { title: "TPOT error", key: (r) => (r.error.tpot === undefined ? null : Math.abs(r.error.tpot)), cell: (r) => (r.error.tpot === undefined ? UNKNOWN : signed(r.error.tpot)) },
+    {
+      title: "KL, nat",
+      key: (r) => r.kl?.mid ?? null,
+      cell: (r) => (r.kl ? middle(r.kl).replace(" nat", "") : UNKNOWN),
+    },
+    {
+      title: "TPOT error",
+      key: (r) => off(r) && Math.abs(off(r)),
+      cell: (r) => (off(r) === null ? UNKNOWN : signed(off(r))),
+    },
     { title: "Comparison", key: (r) => r.comparison, cell: comparisonLink },
-    { title: "When", left: true, down: true, key: (r) => r.created, cell: (r) => r.created.slice(0, 16).replace("T", " ") },
+    {
+      title: "When",
+      left: true,
+      down: true,
+      key: (r) => r.created,
+      cell: (r) => r.created.slice(0, 16).replace("T", " "),
+    },
     { title: "Load", left: true, key: (r) => r.load, cell: (r) => r.load },
   ];
 }
+
+/** By how much the time per token of a measurement was predicted wrong; null where it was not predicted. */
+const off = (row) => row.error.tpot ?? null;
 
 /** The row's header; on a narrow screen it also says what has no column there. */
 function named(row) {
@@ -64,7 +101,11 @@ function named(row) {
 }
 
 function chooser(row) {
-  const box = h("input", { type: "checkbox", checked: chosen.has(row.id), "aria-label": `Choose result ${row.id}, ${row.label} on ${row.device}` });
+  const box = h("input", {
+    type: "checkbox",
+    checked: chosen.has(row.id),
+    "aria-label": `Choose result ${row.id}, ${row.label} on ${row.device}`,
+  });
   box.addEventListener("change", () => {
     if (box.checked) chosen.add(row.id);
     else chosen.delete(row.id);
@@ -76,7 +117,11 @@ function chooser(row) {
 function comparisonLink(row) {
   if (row.comparison === null) return UNKNOWN;
   const open = () => compare(`/api/comparisons/${row.comparison}`);
-  return h("button", { type: "button", class: "link", "aria-label": `Open comparison ${row.comparison}`, onclick: open }, String(row.comparison));
+  return h(
+    "button",
+    { type: "button", class: "link", "aria-label": `Open comparison ${row.comparison}`, onclick: open },
+    String(row.comparison),
+  );
 }
 
 function makeFilters() {
@@ -87,8 +132,12 @@ function makeFilters() {
   const text = h("input", { id: "filter-text", type: "search", placeholder: "Any words", oninput: filter });
   $("results-filters").replaceChildren(
     labelled("Search", text, "text"),
-    ...FILTERS.map(([name, title]) => labelled(title, select(`filter-${name}`, values(name), "", filter), name)),
-    h("div", { class: "field actions" },
+    ...FILTERS.map(([name, title]) =>
+      labelled(title, select(`filter-${name}`, values(name), "", filter), name),
+    ),
+    h(
+      "div",
+      { class: "field actions" },
       h("button", { type: "button", id: "compare", onclick: compareChosen }),
       h("button", { type: "button", class: "quiet", onclick: clear }, "Clear"),
     ),
@@ -112,7 +161,8 @@ function filter() {
     words.every((word) => text(r).includes(word));
   const shown = results.filter(fits);
   table.show(shown);
-  $("results-count").textContent = shown.length === results.length ? `${results.length} kept` : `${shown.length} of ${results.length}`;
+  $("results-count").textContent =
+    shown.length === results.length ? `${results.length} kept` : `${shown.length} of ${results.length}`;
 }
 
 function tellChosen() {
@@ -122,7 +172,10 @@ function tellChosen() {
 }
 
 function compareChosen() {
-  const ids = results.map((r) => r.id).filter((id) => chosen.has(id)).sort((a, b) => a - b);
+  const ids = results
+    .map((r) => r.id)
+    .filter((id) => chosen.has(id))
+    .sort((a, b) => a - b);
   compare(`/api/results/compare?${ids.map((id) => `ids=${id}`).join("&")}`);
 }
 

@@ -17,7 +17,13 @@ export class SortedTable {
     this.body = h("tbody");
     this.more = h("button", { type: "button", class: "more", onclick: () => this.showAll() });
     this.parent.replaceChildren(
-      h("table", {}, h("caption", { class: "hidden" }, caption), h("thead", {}, h("tr", {}, this.heads)), this.body),
+      h(
+        "table",
+        {},
+        h("caption", { class: "hidden" }, caption),
+        h("thead", {}, h("tr", {}, this.heads)),
+        this.body,
+      ),
       this.more,
     );
   }
@@ -46,21 +52,31 @@ export class SortedTable {
       else head.removeAttribute("aria-sort");
     });
     const key = this.columns[this.by].key;
-    const sorted = this.rows.map((row) => [key(row), row]).sort(([a], [b]) => order(a, b, this.down)).map(([, row]) => row);
+    const sorted = this.rows
+      .map((row) => [key(row), row])
+      .sort(([a], [b]) => order(a, b, this.down))
+      .map(([, row]) => row);
     this.body.replaceChildren(...sorted.slice(0, this.limit).map((row) => this.line(row)));
     this.more.hidden = sorted.length <= this.limit;
     this.more.textContent = `Show all ${sorted.length}`;
   }
 
   line(row) {
-    return h("tr", {}, this.columns.map((column) => {
-      const where = { class: classes(column) };
-      return column.head ? h("th", { scope: "row", ...where }, column.cell(row)) : h("td", where, column.cell(row));
-    }));
+    return h(
+      "tr",
+      {},
+      this.columns.map((column) => {
+        const where = { class: classes(column) };
+        return column.head
+          ? h("th", { scope: "row", ...where }, column.cell(row))
+          : h("td", where, column.cell(row));
+      }),
+    );
   }
 }
 
-const classes = (column) => [column.left && "left", column.wide && "wide-only"].filter(Boolean).join(" ") || null;
+const classes = (column) =>
+  [column.left && "left", column.wide && "wide-only"].filter(Boolean).join(" ") || null;
 
 function order(a, b, down) {
   const [none, other] = [a === null || a === undefined, b === null || b === undefined];
