@@ -84,10 +84,8 @@ def measure(args: argparse.Namespace) -> list[Row]:
     checkpoint = find_checkpoint(args.model)
     between = collective_ms(args)
     with ExitStack() as stack:
-        engines = {
-            tp: stack.enter_context(closing(load_engine(plan_of(args, tp), checkpoint)))
-            for tp in (1, args.tp)
-        }
+        loads = {tp: load_engine(plan_of(args, tp), checkpoint) for tp in (1, args.tp)}
+        engines = {tp: stack.enter_context(closing(engine)) for tp, engine in loads.items()}
         speeds: dict[int, list[tuple[float, float]]] = {tp: [] for tp in engines}
         for number in range(args.rounds + 1):
             for tp, engine in engines.items():
@@ -108,12 +106,10 @@ def measure(args: argparse.Namespace) -> list[Row]:
 
 def print_table(rows: Sequence[Row], args: argparse.Namespace) -> None:
     """The rows for people."""
-    print(
-        f"{args.model}, kernels {args.kernels}, {args.prompt} tokens in, {args.output} out; medians of {args.rounds}"
-    )
-    print(
-        f"{'processes x threads':20} {'prompt tok/s':>12} {'output tok/s':>12} {'collectives ms/token':>21} {'weights MB':>11}"
-    )
+    lengths = f"{args.prompt} tokens in, {args.output} out"
+    print(f"{args.model}, kernels {args.kernels}, {lengths}; medians of {args.rounds} rounds")
+    heads = f"{'prompt tok/s':>12} {'output tok/s':>12} {'collectives ms/token':>21} {'weights MB':>11}"
+    print(f"{'processes x threads':20} {heads}")
     for row in rows:
         shown = "" if row.collective_ms is None else f"{row.collective_ms:.2f}"
         print(

@@ -145,7 +145,7 @@ class Gather(Op):
 
 @dataclass(frozen=True, slots=True)
 class Pool(Op):
-    """Sums over the rows of each of `seqs` sequences, of [rows, width] activations: [seqs, width], float32."""
+    """Sums over the rows of each of `seqs` sequences, of activations [rows, width]: float32 [seqs, width]."""
 
     kind: ClassVar[str] = "norm"
     rows: int

@@ -457,6 +457,8 @@ def test_it_is_readable_wide_and_narrow_light_and_dark(
         found = page.evaluate(CONTRAST)
         assert found["seen"] > 30
         assert found["poor"] == [], view
+    page.evaluate("document.documentElement.style.setProperty('--soft', '#808890')")
+    assert page.evaluate(CONTRAST)["poor"], "the test sees what is too pale"
 
 
 def test_the_key_is_asked_for_and_kept_in_the_tab(make: Callable[..., Page], locked_server: Served) -> None:

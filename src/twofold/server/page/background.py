@@ -140,9 +140,7 @@ def _serve(pipe: Connection, limit: float) -> None:
     """In the process: do what comes, until the server goes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # interrupts are the server's
     os.nice(NICENESS)
-    import torch
-
-    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"  # read by torch once it is imported here
     with contextlib.suppress(EOFError, OSError):
         while True:
             function, args, kwargs = pipe.recv()

@@ -185,7 +185,9 @@ const describe = ({ fragment, result }) => {
   const { concurrency, rate } = fragment.workload;
   const { tp, pp, dp } = fragment.parallel;
   const many = tp * pp * dp;
-  return `${fragment.model} on ${many > 1 ? `${many} × ` : ""}${fragment.device}, ${result.label}, ${rate ? `${rate} requests/s` : `${concurrency} at a time`}`;
+  const where = `${many > 1 ? `${many} × ` : ""}${fragment.device}`;
+  const load = rate ? `${rate} requests/s` : `${concurrency} at a time`;
+  return `${fragment.model} on ${where}, ${result.label}, ${load}`;
 };
 
 /** What `twofold predict` takes to say the same. */

@@ -1,7 +1,7 @@
 // Measured and predicted step time, reading by reading, and the error between them.
 
 import { h, perFrame, s } from "./dom.js";
-import { seconds, short, signed } from "./format.js";
+import { percent, seconds, short, signed } from "./format.js";
 import { linearScale, logEnds, logScale } from "./scales.js";
 
 export const KEPT = 160;
@@ -121,7 +121,8 @@ export class LiveChart {
     const measured = `The last step took ${seconds(last.measured)}`;
     if (!last.predicted) return `${measured}; there is no prediction.`;
     const { median, many } = this.error();
-    return `${measured}, predicted were ${seconds(last.predicted)}. Median error over ${many} readings: ${signed(median).replace("+", "")}.`;
+    const error = `Median error over ${many} readings: ${percent(median)}.`;
+    return `${measured}, predicted were ${seconds(last.predicted)}. ${error}`;
   }
 }
 

@@ -182,7 +182,8 @@ export class ParetoPlot {
     const left = refused.length
       ? ` Left out: ${refused.map((p) => this.name(p)).join(", ")} (the table says why).`
       : "";
-    return `${what} Quick estimates, within a few percent of the prediction above; the ring is the present choice. Click a point, or its name in the table, to choose it.${left}`;
+    const how = "Quick estimates, close to the prediction above; the ring is the present choice.";
+    return `${what} ${how} Click a point, or its name in the table, to choose it.${left}`;
   }
 
   told(front) {
