@@ -149,7 +149,7 @@ function centrepiece() {
     values.error.textContent = error === null ? UNKNOWN : signed(error);
     note.textContent = sum?.prediction_missing
       ? `Nothing is predicted: ${sum.prediction_missing}`
-      : `Each point is the mean step of about ${PERIOD / 1000} s; the prediction is for the very batches that ran. ` +
+      : `Each point is the mean step of about ${PERIOD / 1000} s; the prediction is for the very batches that ran, with the processor to itself. ` +
         (many ? `Median error over ${many}: ${percent(median)}. The band is ±25 %.` : "");
   };
   return { element, area, show };
