@@ -111,6 +111,9 @@ class TestTwoRanks:
         ):
             assert texts(scarce, asked, params) == texts(load("uneven", 1), asked, params)
 
+    def test_nothing_stays_on_disk(self, scarce: Engine) -> None:
+        assert not leader_of(scarce).followers.folder.exists()
+
     def test_cache_blocks_are_swapped_on_all_ranks(self, scarce: Engine) -> None:
         asked = prompts(8, seed=3)
         before = scarce.scheduler.num_preempted

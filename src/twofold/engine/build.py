@@ -79,7 +79,7 @@ def build_engine(
             change = smallest_change(plan, spec, lambda p: _fits(p, device, spec, checkpoint))
             raise DoesNotFitError(f"{spec.name} does not fit on {device.name}: {error}. {change}") from None
         if followers is not None:
-            followers.expect("built")
+            followers.ready()
         return _assemble(plan, device, share, memory, checkpoint, followers)
     except BaseException:
         if followers is not None:

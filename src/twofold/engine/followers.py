@@ -54,7 +54,7 @@ class Followers:
     """The processes of ranks 1 and up of a model on `device`; this process joins their group as rank 0.
 
     ValueError where there can be none here, RuntimeError where one dies on the way. `close` ends them; so
-    does the end of this process. processes: of ranks 1, 2, …
+    does the end of this process. processes: of ranks 1, 2, …; folder: where the ranks meet.
     """
 
     def __init__(
@@ -62,7 +62,9 @@ class Followers:
     ) -> None:
         group.check_free(device.name, device.ranks)
         self._broken = ""
-        folder = Path(tempfile.mkdtemp(prefix="twofold-ranks-", dir=_MEMORY if _MEMORY.is_dir() else None))
+        self.folder = folder = Path(
+            tempfile.mkdtemp(prefix="twofold-ranks-", dir=_MEMORY if _MEMORY.is_dir() else None)
+        )
         self.processes: list[subprocess.Popen[bytes]] = []
         self._connections: list[Connection] = []
         self._end = weakref.finalize(self, _end, self._connections, self.processes, folder)
@@ -74,13 +76,19 @@ class Followers:
                 setup = Setup(plan, checkpoint.path, calibration, rank, folder, processes, device.profile)
                 with suppress(OSError):  # one that died says nothing when it is asked
                     connection.send(setup)
-            self.expect("up")
+            self._expect("up")
             device.meet(folder, processes)
         except BaseException:
             self.close()
             raise
 
-    def expect(self, word: str) -> None:
+    def ready(self) -> None:
+        """Wait until every follower has built its share. Nothing of where they met stays on disk: memory that
+        is mapped needs no name."""
+        self._expect("built")
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _expect(self, word: str) -> None:
         """Wait until every follower has said `word`. RuntimeError with its reason where one has failed."""
         for rank, connection in enumerate(self._connections, start=1):
             try:
@@ -131,12 +139,16 @@ class Followers:
                 while rank not in said and connection.poll(max(0.0, deadline - time.monotonic())):
                     said[rank] = ""
                     said[rank] = connection.recv()
-        lines = []
-        for rank, reason in sorted(said.items()):
-            code = self.processes[rank - 1].poll()
-            died = "it died" if code is None else f"it ended with exit code {code}"
-            lines.append(f"rank {rank} failed: {reason or died}")
-        return "; ".join(lines)
+        reasons = {rank: reason or _death(self.processes[rank - 1]) for rank, reason in sorted(said.items())}
+        return "; ".join(f"rank {rank} failed: {reason}" for rank, reason in reasons.items())
+
+
+def _death(process: subprocess.Popen[bytes]) -> str:
+    """How a process ended whose socket was closed."""
+    try:
+        return f"it ended with exit code {process.wait(REPORT_SECONDS)}"
+    except subprocess.TimeoutExpired:
+        return "it closed its connection"
 
 
 def _end(connections: list[Connection], processes: list[subprocess.Popen[bytes]], folder: Path) -> None:
