@@ -227,7 +227,8 @@ def test_what_goes_wrong_on_a_follower_is_said_on_rank_0() -> None:
 
 
 SCRIPT = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin without it
 from twofold.jobs.run import load_engine
 from twofold.models.loading import load_checkpoint
 from twofold.plan import Plan

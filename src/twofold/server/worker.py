@@ -29,7 +29,7 @@ def share_of_machine(plan: Plan, replicas: int) -> Plan:
     engine = plan.engine
     shares: dict[str, Any] = {}
     if engine.threads is None and plan.device == "cpu":
-        shares["threads"] = max(1, default_threads() // replicas)
+        shares["threads"] = max(1, default_threads() // (replicas * plan.parallel.tp))  # of each rank
     if engine.memory is None:
         shares["memory_share"] = engine.memory_share / replicas
     return plan.model_copy(update={"engine": engine.model_copy(update=shares)})

@@ -97,9 +97,10 @@ def locked_server(world: Path) -> Iterator[Served]:
         yield Served(service, url)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    """A headless Chromium; the tests are skipped where there is none."""
+    """A headless Chromium; the tests are skipped where there is none. Gone with its module: as long as it is
+    there, no other event loop can run."""
     api = pytest.importorskip("playwright.sync_api", reason="the page is tested in a browser with playwright")
     path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if path is None:
