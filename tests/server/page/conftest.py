@@ -33,7 +33,7 @@ BROWSER = [
 ]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Environment variables that point into a folder of our own, for this process and those it starts."""
     folder = tmp_path_factory.mktemp("page")
@@ -81,7 +81,7 @@ class Served(NamedTuple):
     url: str
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def open_server(world: Path) -> Iterator[Served]:
     """A server without a key."""
     service = watched(ServerSettings(port=0))
@@ -89,7 +89,7 @@ def open_server(world: Path) -> Iterator[Served]:
         yield Served(service, url)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def locked_server(world: Path) -> Iterator[Served]:
     """A server that wants `KEY`."""
     service = watched(ServerSettings(port=0, api_key=KEY))

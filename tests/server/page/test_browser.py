@@ -248,10 +248,11 @@ def test_an_error_in_mid_stream_is_said(make: Callable[..., Page], open_server: 
         "**/v1/chat/completions",
         lambda route: route.fulfill(status=200, content_type="text/event-stream", body=bodies.pop(0)),
     )
-    for expected in ("the worker died", "the answer broke off"):
+    said = "[...document.querySelectorAll('.turn.assistant [role=alert]')].filter((a) => a.innerText).length"
+    for number, expected in enumerate(("the worker died", "the answer broke off"), 1):
         say(page, "Hello")
         alert = page.locator(".turn.assistant [role=alert]").last
-        until(page, "document.querySelector('#send').hidden === false")
+        until(page, f"{said} === {number}")
         assert expected in alert.inner_text()
         assert "So far" in page.locator(".turn.assistant").last.inner_text()
 
