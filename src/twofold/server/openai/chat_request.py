@@ -7,17 +7,16 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from twofold.server.errors import bad
-from twofold.server.openai.fields import Accepted, Honoured, Refused
+from twofold.server.openai.account import AccountFields
+from twofold.server.openai.fields import Honoured, Refused
 from twofold.server.openai.messages import Message
 from twofold.server.openai.sampling import SamplingFields
 from twofold.server.openai.tools import MAX_TOOLS, AllowedChoice, NamedTool, ResponseFormat, Tool, ToolChoice
 
 _OLD = "functions are the older form of tools: use tools and tool_choice"
-MetadataKey = Annotated[str, Field(max_length=64)]
-MetadataValue = Annotated[str, Field(max_length=512)]
 
 
-class ChatRequest(SamplingFields):
+class ChatRequest(SamplingFields, AccountFields):
     """A conversation that is to be continued by one message of the assistant."""
 
     model: Annotated[str, Honoured("the name that /v1/models lists; another one is not found")]
@@ -40,28 +39,6 @@ class ChatRequest(SamplingFields):
     ] = None
     parallel_tool_calls: Annotated[bool | None, Honoured("false: at most one call")] = None
 
-    metadata: Annotated[
-        Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)] | None,
-        Accepted("returned with the answer (chunks have no place for it); nothing is stored"),
-    ] = None
-    user: Annotated[str | None, Accepted("written to the server's log beside the request's id")] = None
-    safety_identifier: Annotated[
-        Annotated[str, Field(max_length=128)] | None,
-        Accepted("written to the server's log beside the request's id"),
-    ] = None
-    prompt_cache_key: Annotated[
-        str | None, Accepted("equal beginnings of prompts are found by their content, without a key")
-    ] = None
-    prompt_cache_retention: Annotated[
-        Any, Refused("cached prefixes stay in memory until room is needed, without a time", ("in_memory",))
-    ] = None
-    prompt_cache_options: Annotated[
-        Any,
-        Refused(
-            "every block of a prompt is cached by its content, for no set time", ({}, {"mode": "implicit"})
-        ),
-    ] = None
-    service_tier: Annotated[Any, Refused("there is one tier of service", ("auto", "default"))] = None
     store: Annotated[Any, Refused("answers are not stored", (False,))] = None
     modalities: Annotated[Any, Refused("this server writes text only", (["text"],))] = None
     audio: Annotated[Any, Refused("this server writes text only")] = None

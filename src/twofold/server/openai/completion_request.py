@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import Discriminator, Field, Tag
 
 from twofold.server.errors import bad
+from twofold.server.openai.account import LOGGED
 from twofold.server.openai.fields import Accepted, Honoured, Refused
 from twofold.server.openai.sampling import MAX_CHOICES, SamplingFields, TokenId
 
@@ -62,7 +63,7 @@ class CompletionRequest(SamplingFields):
         Honoured("the n with the highest mean log-probability per token; not streamed"),
     ] = None
     suffix: Annotated[Any, Refused("this server does not fill in between two texts", ("",))] = None
-    user: Annotated[str | None, Accepted("written to the server's log beside the request's id")] = None
+    user: Annotated[str | None, Accepted(LOGGED)] = None
 
     def check(self) -> None:
         """ApiError for fields that do not go together."""

@@ -13,7 +13,6 @@ _NAME = Honoured(
     "the text of the message begins with the name and a colon, for templates have no place for it"
 )
 _TEXT = Honoured("a string, or parts of type text, which are joined by line ends")
-_TEXT_ONLY = "this server reads text only"
 
 
 class TextPart(Asked):
@@ -33,26 +32,36 @@ class RefusalPart(Asked):
     refusal: Annotated[str, Honoured()]
 
 
-def _text_only(part: Any) -> Any:
-    if isinstance(part, dict):
-        kind = part.get("type")
-        if kind in ("image_url", "input_audio", "file"):
+_TEXT_ONLY = "this server reads text only"
+
+
+def text_only(*others: str) -> BeforeValidator:
+    """Refuses parts of the types `others`, and says why."""
+
+    def check(part: Any) -> Any:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind in others:
             raise PydanticCustomError("unsupported", "{m}", {"m": f"{_TEXT_ONLY}, not {kind}"})
-    return part
+        return part
+
+    return BeforeValidator(check)
 
 
-def _either(value: Any) -> str:
+def string_or_parts(value: Any) -> str:
+    """Which of the two shapes of a content `value` has."""
     return "parts" if isinstance(value, list) else "string"
 
 
+_OTHERS = text_only("image_url", "input_audio", "file")
 _String = Annotated[str, Tag("string")]
-_Part = Annotated[TextPart, BeforeValidator(_text_only)]
+_Part = Annotated[TextPart, _OTHERS]
 Content = Annotated[
-    _String | Annotated[list[_Part], Field(min_length=1), Tag("parts")], Discriminator(_either)
+    _String | Annotated[list[_Part], Field(min_length=1), Tag("parts")], Discriminator(string_or_parts)
 ]
-_AssistantPart = Annotated[TextPart | RefusalPart, Field(discriminator="type"), BeforeValidator(_text_only)]
+_AssistantPart = Annotated[TextPart | RefusalPart, Field(discriminator="type"), _OTHERS]
 AssistantContent = Annotated[
-    _String | Annotated[list[_AssistantPart], Field(min_length=1), Tag("parts")], Discriminator(_either)
+    _String | Annotated[list[_AssistantPart], Field(min_length=1), Tag("parts")],
+    Discriminator(string_or_parts),
 ]
 
 

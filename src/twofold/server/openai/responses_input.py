@@ -8,8 +8,8 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
 from twofold.server.openai.fields import Accepted, Asked, Honoured, Refused
+from twofold.server.openai.messages import RefusalPart, string_or_parts, text_only
 
-_TEXT_ONLY = "this server reads text only"
 _TEXT = Honoured("a string, or parts of text, which are joined by line ends")
 _SHOWN = Accepted("a label of an item that was returned earlier; the item is read the same without it")
 _LABEL = Annotated[str | None, _SHOWN]
@@ -37,29 +37,9 @@ class PastText(Asked):
     logprobs: Annotated[list[Any] | None, Accepted("the text is read, whatever its probability was")] = None
 
 
-class PastRefusal(Asked):
-    """What an assistant refused with."""
-
-    type: Annotated[Literal["refusal"], Honoured("read as text")]
-    refusal: Annotated[str, Honoured()]
-
-
-def _text_only(part: Any) -> Any:
-    if isinstance(part, dict):
-        kind = part.get("type")
-        if kind in ("input_image", "input_file", "input_audio"):
-            raise PydanticCustomError("unsupported", "{m}", {"m": f"{_TEXT_ONLY}, not {kind}"})
-    return part
-
-
-def _either(value: Any) -> str:
-    return "parts" if isinstance(value, list) else "string"
-
-
-_Part = Annotated[
-    InputText | PastText | PastRefusal, Field(discriminator="type"), BeforeValidator(_text_only)
-]
-_Texts = Annotated[InputText, BeforeValidator(_text_only)]
+_OTHERS = text_only("input_image", "input_file", "input_audio")
+_Part = Annotated[InputText | PastText | RefusalPart, Field(discriminator="type"), _OTHERS]
+_Texts = Annotated[InputText, _OTHERS]
 
 
 class InputMessage(Asked):
@@ -72,7 +52,7 @@ class InputMessage(Asked):
     content: Annotated[
         Annotated[
             Annotated[str, Tag("string")] | Annotated[list[_Part], Field(min_length=1), Tag("parts")],
-            Discriminator(_either),
+            Discriminator(string_or_parts),
         ],
         _TEXT,
     ]
@@ -103,7 +83,7 @@ class CallOutput(Asked):
     output: Annotated[
         Annotated[
             Annotated[str, Tag("string")] | Annotated[list[_Texts], Field(min_length=1), Tag("parts")],
-            Discriminator(_either),
+            Discriminator(string_or_parts),
         ],
         _TEXT,
     ]
@@ -165,4 +145,4 @@ def chat_messages(instructions: str | None, given: str | list[Item]) -> list[dic
 def _text_of(content: str | list[Any]) -> str:
     if isinstance(content, str):
         return content
-    return "\n".join(part.refusal if isinstance(part, PastRefusal) else part.text for part in content)
+    return "\n".join(part.refusal if isinstance(part, RefusalPart) else part.text for part in content)

@@ -8,13 +8,20 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
 from twofold.server.errors import bad
-from twofold.server.openai.chat_request import ChatRequest, MetadataKey, MetadataValue
-from twofold.server.openai.fields import Accepted, Asked, Body, Honoured, Refused
+from twofold.server.openai.account import AccountFields
+from twofold.server.openai.chat_request import ChatRequest
+from twofold.server.openai.fields import Asked, Honoured, Refused
 from twofold.server.openai.responses_input import CallOutput, Item, PastCall, chat_messages
-from twofold.server.openai.tools import MAX_TOOLS, JsonObjectFormat, Name, Schema, TextFormat
+from twofold.server.openai.tools import (
+    ALWAYS,
+    MAX_TOOLS,
+    JsonObjectFormat,
+    Name,
+    Schema,
+    TextFormat,
+    kind_of_choice,
+)
 
-_ALWAYS = "the schema is always followed to the letter, whatever this says"
-_LOGGED = "written to the server's log beside the request's id"
 _STATELESS = "answers are not stored: send the whole conversation as input"
 _SETTING = "the model has no such setting: say it in the instructions"
 LOGPROBS = "message.output_text.logprobs"
@@ -29,7 +36,7 @@ class ResponsesTool(Asked):
     parameters: Annotated[
         Schema | None, Honoured("the model reads it and its arguments follow it; without, there are none")
     ] = None
-    strict: Annotated[bool | None, Honoured(_ALWAYS)] = None
+    strict: Annotated[bool | None, Honoured(ALWAYS)] = None
     allowed_callers: Annotated[Any, Refused("the model itself makes every call", (["direct"],))] = None
     defer_loading: Annotated[Any, Refused("the model sees every tool at once", (False,))] = None
     output_schema: Annotated[Any, Refused("what a function returns is read as it is")] = None
@@ -59,23 +66,11 @@ class ResponsesAllowedTools(Asked):
     ]
 
 
-def _kind_of_choice(value: Any) -> str:
-    if isinstance(value, dict):
-        return "allowed" if value.get("type") == "allowed_tools" else "named"
-    return (
-        "allowed"
-        if isinstance(value, ResponsesAllowedTools)
-        else "named"
-        if isinstance(value, Asked)
-        else "word"
-    )
-
-
 ToolChoice = Annotated[
     Annotated[Literal["none", "auto", "required"], Tag("word")]
     | Annotated[ResponsesNamedTool, BeforeValidator(_functions_only), Tag("named")]
     | Annotated[ResponsesAllowedTools, Tag("allowed")],
-    Discriminator(_kind_of_choice),
+    Discriminator(kind_of_choice),
 ]
 
 
@@ -86,7 +81,7 @@ class ResponsesJsonSchema(Asked):
     name: Annotated[Name, Honoured("the model reads it")]
     schema_: Annotated[Schema, Field(alias="schema"), Honoured("the model reads it")]
     description: Annotated[str | None, Honoured("the model reads it")] = None
-    strict: Annotated[bool | None, Honoured(_ALWAYS)] = None
+    strict: Annotated[bool | None, Honoured(ALWAYS)] = None
 
 
 class TextConfig(Asked):
@@ -107,7 +102,7 @@ class ResponsesStreamOptions(Asked):
     ] = None
 
 
-class ResponseRequest(Body):
+class ResponseRequest(AccountFields):
     """A conversation that is to be continued. None means OpenAI's default."""
 
     model: Annotated[str, Honoured("the name that /v1/models lists; another one is not found")]
@@ -144,25 +139,6 @@ class ResponseRequest(Body):
         Honoured("the log-probabilities of the answer's tokens; there is nothing else to include"),
     ] = None
 
-    metadata: Annotated[
-        Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)] | None,
-        Accepted("returned with the answer; nothing is stored"),
-    ] = None
-    user: Annotated[str | None, Accepted(_LOGGED)] = None
-    safety_identifier: Annotated[Annotated[str, Field(max_length=128)] | None, Accepted(_LOGGED)] = None
-    prompt_cache_key: Annotated[
-        str | None, Accepted("equal beginnings of prompts are found by their content, without a key")
-    ] = None
-    prompt_cache_retention: Annotated[
-        Any, Refused("cached prefixes stay in memory until room is needed, without a time", ("in_memory",))
-    ] = None
-    prompt_cache_options: Annotated[
-        Any,
-        Refused(
-            "every block of a prompt is cached by its content, for no set time", ({}, {"mode": "implicit"})
-        ),
-    ] = None
-    service_tier: Annotated[Any, Refused("there is one tier of service", ("auto", "default"))] = None
     store: Annotated[Any, Refused("answers are not stored, also where this is left out", (False,))] = None
     truncation: Annotated[Any, Refused("nothing is dropped from a conversation", ("disabled",))] = None
     previous_response_id: Annotated[Any, Refused(_STATELESS)] = None

@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 from twofold.server.openai.fields import Asked, Honoured
 
 MAX_TOOLS = 128
-_ALWAYS = "the schema is always followed to the letter, whatever this says"
+ALWAYS = "the schema is always followed to the letter, whatever this says"
 Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 Schema = dict[str, Any]
 
@@ -23,7 +23,7 @@ class Function(Asked):
     parameters: Annotated[
         Schema | None, Honoured("the model reads it and its arguments follow it; without, there are none")
     ] = None
-    strict: Annotated[bool | None, Honoured(_ALWAYS)] = None
+    strict: Annotated[bool | None, Honoured(ALWAYS)] = None
 
 
 def _functions_only(tool: Any) -> Any:
@@ -72,7 +72,8 @@ class AllowedChoice(Asked):
     allowed_tools: Annotated[AllowedTools, Honoured()]
 
 
-def _kind_of_choice(value: Any) -> str:
+def kind_of_choice(value: Any) -> str:
+    """Which of the shapes of a tool choice `value` has, in JSON or read already."""
     if isinstance(value, dict | Asked):
         kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
         return "allowed" if kind == "allowed_tools" else "named"
@@ -83,7 +84,7 @@ ToolChoice = Annotated[
     Annotated[Literal["none", "auto", "required"], Tag("word")]
     | Annotated[NamedTool, BeforeValidator(_functions_only), Tag("named")]
     | Annotated[AllowedChoice, Tag("allowed")],
-    Discriminator(_kind_of_choice),
+    Discriminator(kind_of_choice),
 ]
 
 
@@ -109,7 +110,7 @@ class JsonSchema(Asked):
     schema_: Annotated[
         Schema | None, Field(alias="schema"), Honoured("the model reads it; without, any JSON object")
     ] = None
-    strict: Annotated[bool | None, Honoured(_ALWAYS)] = None
+    strict: Annotated[bool | None, Honoured(ALWAYS)] = None
 
 
 class JsonSchemaFormat(Asked):
