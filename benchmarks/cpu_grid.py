@@ -1,14 +1,17 @@
 """Predictions for this CPU beside measurements over a grid: techniques x requests at once x context.
 
-    python benchmarks/cpu_grid.py [--output 32] [--technique NAME ...] [--kinds] [--json FILE]
+    python benchmarks/cpu_grid.py [--passes 3] [--output 64] [--technique NAME ...] [--kinds] [--json FILE]
 
-Needs `twofold pull smollm2-135m` and `twofold calibrate`. Every row measures one load (as many requests as
-run at once, all at the start) on one engine per technique, then predicts the same load for `this-cpu`. Prints
-measured and predicted TTFT and TPOT and the error of both; `--kinds` also by kind of op.
+Needs `twofold pull smollm2-135m`. Every pass calibrates this machine anew (into a file of its own), then
+measures every load (as many requests as run at once, all at the start) on one engine per technique, and
+predicts the same load from that calibration. Prints measured and predicted TTFT and TPOT and the error of
+both; `--kinds` also by kind of op.
 
-What is measured is the fastest of several runs, and what `calibrate` measures is a lower quartile: the
-machine as it is when nothing else disturbs it. Where neighbours come and go for minutes, run this several
-times with the same FILE: of a row that is there already, the faster run is kept.
+What is compared is the machine as it is when nothing else disturbs it. `calibrate` looks for quiet moments;
+of a load, each interval between two steps or tokens is taken from the run in which it was shortest, and these
+make up the run that is compared. A machine that others use is faster and slower from minute to minute:
+calibrating and measuring alternate, and the median of what the passes predicted counts. Give the same FILE
+again to add passes to it.
 """
 
 # ruff: noqa: E402 (OpenMP reads its settings when torch is imported)
@@ -17,9 +20,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import accumulate, pairwise
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import mean, median, quantiles
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from twofold.kernels.cpu.threads import quiet_openmp
@@ -29,9 +36,10 @@ quiet_openmp()  # before torch is imported, as on the command line
 from twofold.devices.registry import make_device
 from twofold.engine.build import build_engine
 from twofold.engine.engine import Engine
-from twofold.jobs.models import find_checkpoint
 from twofold.jobs.result import measured_behaviour
 from twofold.jobs.run import load_engine, play
+from twofold.measure.calibrate import calibrate
+from twofold.models.find import find_checkpoint
 from twofold.plan import Plan
 from twofold.workloads.workload import make_workload
 
@@ -45,8 +53,10 @@ TECHNIQUES = (
     "copyspec",
     "sarathi",
 )
-LOADS = ((1, 64), (1, 512), (1, 4096), (4, 64), (4, 512), (4, 2048), (16, 64), (16, 256), (16, 512))
+LOADS = ((1, 64), (1, 256), (1, 1024), (1, 4096), (4, 64), (4, 256), (4, 1024), (16, 64), (16, 256))
 """Requests at once and prompt tokens of each."""
+
+Key = tuple[str, int, int]
 
 
 def plan_of(technique: str, batch: int, prompt: int, output: int) -> Plan:
@@ -61,100 +71,158 @@ def plan_of(technique: str, batch: int, prompt: int, output: int) -> Plan:
     )
 
 
-def figures(engine: Engine, plan: Plan, tokenizer: Any, vocab: int) -> dict[str, Any]:
-    """Mean TTFT and TPOT of the plan's load on `engine`, and seconds by kind of op."""
-    real = engine.device.real
-    played = play(engine, make_workload(plan.workload, tokenizer, real=real, vocab=vocab))
-    latencies = played.latencies()
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run of a load. intervals: seconds between moments, at each of which a step began or tokens came;
+    tokens: (moment of the first, moment of the last, their number) of each request; kinds: seconds by kind of
+    op."""
+
+    intervals: list[float]
+    tokens: list[tuple[int, int, int]]
+    kinds: dict[str, float]
+
+
+def run(engine: Engine, plan: Plan, tokenizer: Any, vocab: int) -> Run:
+    """The plan's load on `engine`."""
+    load = make_workload(plan.workload, tokenizer, real=engine.device.real, vocab=vocab)
+    engine.trace = []
+    start = engine.clock.now()
+    requests = play(engine, load).requests
+    times = [request.token_times or [] for request in requests]
+    moments = sorted({start, *(step.start for step in engine.trace), *(t for each in times for t in each)})
+    place = {moment: i for i, moment in enumerate(moments)}
+    return Run(
+        [later - sooner for sooner, later in pairwise(moments)],
+        [(place[each[0]], place[each[-1]], len(each)) for each in times],
+        {kind: total.seconds for kind, total in engine.device.totals.items()},
+    )
+
+
+def latencies(runs: Sequence[Run]) -> dict[str, float]:
+    """Mean TTFT and TPOT over the requests of a run whose every interval is the shortest of `runs`."""
+    assert len({len(r.intervals) for r in runs}) == 1, "runs of one load differ in their steps"
+    at = [0.0, *accumulate(min(each) for each in zip(*(r.intervals for r in runs), strict=True))]
+    tokens = runs[0].tokens
     return {
-        "ttft": sum(latencies["ttft"]) / len(latencies["ttft"]),
-        "tpot": sum(latencies["tpot"]) / len(latencies["tpot"]),
-        "kinds": {kind: total.seconds for kind, total in engine.device.totals.items()},
-        "busy": engine.totals.busy_seconds,
+        "ttft": mean(at[first] for first, _, _ in tokens),
+        "tpot": mean((at[last] - at[first]) / (count - 1) for first, last, count in tokens),
     }
 
 
-def rows(
-    techniques: tuple[str, ...], output: int, repeats: int, *, profile: bool
-) -> Iterator[dict[str, Any]]:
-    """One record per technique and load: the fastest of `repeats` runs after one that warms up."""
+@dataclass(slots=True)
+class Row:
+    """A load under a technique: its runs, and what each pass predicted of it."""
+
+    runs: list[Run] = field(default_factory=list)
+    expected: list[Run] = field(default_factory=list)
+
+    @property
+    def measured(self) -> dict[str, float]:
+        """Latencies of the runs."""
+        return latencies(self.runs)
+
+    @property
+    def predicted(self) -> dict[str, float]:
+        """Latencies that were predicted."""
+        each = [latencies([run]) for run in self.expected]
+        return {name: median(found[name] for found in each) for name in each[0]}
+
+
+def measure(
+    technique: str, output: int, repeats: int, calibration: Path, *, profile: bool
+) -> Iterator[tuple[Key, Row]]:
+    """Every load under `technique`: `repeats` runs after one that warms up, and the prediction."""
     checkpoint = find_checkpoint(MODEL)
-    spec = checkpoint.spec
-    for technique in techniques:
-        first = plan_of(technique, *LOADS[-1], output)
-        engine = load_engine(first, checkpoint, profile=profile)
-        play(
-            engine,
-            make_workload(plan_of(technique, 4, 64, 8).workload, checkpoint.tokenizer, real=True, vocab=0),
-        )
-        for batch, prompt in LOADS:
-            plan = plan_of(technique, batch, prompt, output)
-            runs = [figures(engine, plan, checkpoint.tokenizer, spec.vocab_size) for _ in range(repeats + 1)]
-            found = min(runs[1:], key=lambda run: float(run["busy"]))
-            behaviour = measured_behaviour([engine])  # the same in every run: of the load alone
-            twin = build_engine(plan, make_device("this-cpu"), spec, checkpoint, recorded=behaviour)
-            expected = figures(twin, plan, checkpoint.tokenizer, spec.vocab_size)
-            yield {
-                "technique": technique or "baseline",
-                "batch": batch,
-                "prompt": prompt,
-                "measured": found,
-                "predicted": expected,
-            }
-        del engine
+    vocab = checkpoint.spec.vocab_size
+    engine = load_engine(plan_of(technique, *LOADS[-1], output), checkpoint, profile=profile)
+    first = plan_of(technique, 4, 64, 8).workload
+    play(engine, make_workload(first, checkpoint.tokenizer, real=True, vocab=0))
+    for batch, prompt in LOADS:
+        plan = plan_of(technique, batch, prompt, output)
+        runs = [run(engine, plan, checkpoint.tokenizer, vocab) for _ in range(repeats + 1)][1:]
+        behaviour = measured_behaviour([engine])  # the same in every run: of the load alone
+        device = make_device(str(calibration))
+        twin = build_engine(plan, device, checkpoint.spec, checkpoint, recorded=behaviour)
+        expected = run(twin, plan, checkpoint.tokenizer, vocab)
+        yield (technique or "baseline", batch, prompt), Row(runs, [expected])
 
 
-def _key(record: dict[str, Any]) -> tuple[str, int, int]:
-    return record["technique"], record["batch"], record["prompt"]
+def read(path: Path | None) -> dict[Key, Row]:
+    """What earlier calls left in `path`."""
+    if path is None or not path.exists():
+        return {}
+
+    def runs(found: list[dict[str, Any]]) -> list[Run]:
+        return [Run(r["intervals"], [(a, b, c) for a, b, c in r["tokens"]], r["kinds"]) for r in found]
+
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    return {
+        (row["technique"], row["batch"], row["prompt"]): Row(runs(row["runs"]), runs(row["expected"]))
+        for row in rows
+    }
 
 
-def summary(records: list[dict[str, Any]], name: str) -> str:
+def write(path: Path, rows: Mapping[Key, Row]) -> None:
+    """Keep `rows` in `path`."""
+    records = [
+        {"technique": technique, "batch": batch, "prompt": prompt, **asdict(row)}
+        for (technique, batch, prompt), row in rows.items()
+    ]
+    path.write_text(json.dumps(records) + "\n", encoding="utf-8")
+
+
+def summary(rows: Sequence[Row], name: str) -> str:
     """Median and 90th percentile of the absolute error of one latency."""
-    errors = [abs(r["predicted"][name] / r["measured"][name] - 1.0) for r in records]
+    errors = [abs(row.predicted[name] / row.measured[name] - 1.0) for row in rows]
     p90 = quantiles(errors, n=10, method="inclusive")[-1] if len(errors) > 1 else errors[0]
     return f"{name}: {len(errors)} rows, median error {median(errors):.1%}, p90 {p90:.1%}"
 
 
-def main() -> None:
+def show(rows: Mapping[Key, Row], *, kinds: bool) -> None:
     """Print the table."""
+    head = ("technique", "batch", "prompt", "TTFT", "predicted", "error", "TPOT", "predicted", "error")
+    print("{:26}{:>6}{:>7}  {:>9}{:>10}{:>7}  {:>9}{:>10}{:>7}".format(*head))
+    for (technique, batch, prompt), row in rows.items():
+        line = f"{technique:26}{batch:6}{prompt:7}"
+        for name in ("ttft", "tpot"):
+            m, p = row.measured[name], row.predicted[name]
+            line += f"  {m * 1e3:7.1f}ms{p * 1e3:8.1f}ms{p / m - 1:+7.0%}"
+        print(line)
+        if kinds:
+            for kind, seconds in sorted(row.runs[-1].kinds.items(), key=lambda item: -item[1]):
+                ours = row.expected[-1].kinds.get(kind, 0.0)
+                print(f"    {kind:14} measured {seconds * 1e3:9.2f} ms  predicted {ours * 1e3:9.2f} ms")
+    for name in ("ttft", "tpot"):
+        print(summary(list(rows.values()), name))
+
+
+def main() -> None:
+    """Measure, predict and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=int, default=32, help="tokens that each request yields")
-    parser.add_argument("--repeats", type=int, default=4, help="runs of each row")
+    parser.add_argument("--passes", type=int, default=3)
+    parser.add_argument("--output", type=int, default=64, help="tokens that each request yields")
+    parser.add_argument("--repeats", type=int, default=2, help="runs of each load in a pass")
     parser.add_argument("--technique", action="append", help="only these (baseline: none)")
     parser.add_argument(
         "--kinds", action="store_true", help="also seconds by kind of op, measured by profiling"
     )
-    parser.add_argument("--json", type=Path, help="write the records to this file")
+    parser.add_argument("--json", type=Path, help="keep the runs in this file")
     args = parser.parse_args()
     chosen = tuple("" if t == "baseline" else t for t in args.technique) if args.technique else TECHNIQUES
-    records = []
-    before = json.loads(args.json.read_text(encoding="utf-8")) if args.json and args.json.exists() else []
-    known = {_key(r): r for r in before}
-    print(
-        f"{'technique':26}{'batch':>6}{'prompt':>7}  {'TTFT':>9}{'predicted':>10}{'error':>7}  {'TPOT':>9}",
-        end="",
-    )
-    print(f"{'predicted':>10}{'error':>7}")
-    for r in rows(chosen, args.output, args.repeats, profile=args.kinds):
-        last = known.get(_key(r))
-        if last is not None and last["measured"]["busy"] < r["measured"]["busy"]:
-            r["measured"] = last["measured"]
-        known[_key(r)] = r
-        records.append(r)
-        m, p = r["measured"], r["predicted"]
-        line = f"{r['technique']:26}{r['batch']:6}{r['prompt']:7}"
-        for name, unit in (("ttft", 1e3), ("tpot", 1e3)):
-            line += f"  {m[name] * unit:7.1f}ms{p[name] * unit:8.1f}ms{p[name] / m[name] - 1:+7.0%}"
-        print(line, flush=True)
-        if args.kinds:
-            for kind in sorted(m["kinds"], key=lambda k: -m["kinds"][k]):
-                ours, theirs = p["kinds"].get(kind, 0.0), m["kinds"][kind]
-                print(f"    {kind:14} measured {theirs * 1e3:9.2f} ms  predicted {ours * 1e3:9.2f} ms")
-    if args.json:
-        records = list(known.values())
-        args.json.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
-    for name in ("ttft", "tpot"):
-        print(summary(records, name))
+    rows = read(args.json)
+    for number in range(args.passes):
+        with TemporaryDirectory() as folder:
+            calibration = calibrate(path=Path(folder) / "this-cpu.yaml").path
+            for technique in chosen:
+                found = measure(technique, args.output, args.repeats, calibration, profile=args.kinds)
+                for key, row in found:
+                    into = rows.setdefault(key, Row())
+                    into.runs += row.runs
+                    into.expected += row.expected
+                if args.json:  # a call that is broken off loses little
+                    write(args.json, rows)
+                print(f"pass {number + 1}: {technique or 'baseline'}", file=sys.stderr)
+    show(rows, kinds=args.kinds)
 
 
 if __name__ == "__main__":

@@ -29,8 +29,8 @@ import torch
 
 from twofold.engine.engine import Engine
 from twofold.engine.request import SamplingParams
-from twofold.jobs.models import find_checkpoint
 from twofold.jobs.run import load_engine
+from twofold.models.find import find_checkpoint
 from twofold.plan import Plan
 
 WINDOW, CONTEXT = 512, 256

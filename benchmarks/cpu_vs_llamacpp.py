@@ -40,8 +40,8 @@ from llamacpp_cases import QUICK, Case, Sizes, make_cases
 from peer import Peer
 from read_limit import ReadLimit
 
-from twofold.jobs.models import find_checkpoint
 from twofold.jobs.run import load_engine
+from twofold.models.find import find_checkpoint
 from twofold.plan import Plan
 
 INSTALL = (

@@ -24,8 +24,8 @@ import quiet_torch  # noqa: F401
 from serving import Answer, Server, cpu_seconds, drive, http, mean, serving
 
 from twofold.engine.engine import Engine
-from twofold.jobs.models import find_checkpoint
 from twofold.jobs.run import load_engine, play, warm_up
+from twofold.models.find import find_checkpoint
 from twofold.plan import Plan
 from twofold.workloads.workload import Workload, make_workload
 

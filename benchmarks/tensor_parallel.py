@@ -21,9 +21,9 @@ from dataclasses import asdict, dataclass
 
 from twofold.engine.engine import Engine
 from twofold.engine.request import SamplingParams
-from twofold.jobs.models import find_checkpoint
 from twofold.jobs.run import load_engine
 from twofold.kernels.cpu.threads import default_threads
+from twofold.models.find import find_checkpoint
 from twofold.plan import Plan
 
 

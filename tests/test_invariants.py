@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.engine.test_engine import prompts
-from tests.tiny import VOCAB, tiny_checkpoint, tiny_engine, tiny_plan
+from tests.tiny import VOCAB, tiny_checkpoint, tiny_engine, tiny_plan, tiny_target
 from torch.utils.flop_counter import FlopCounterMode
 
 from twofold.devices.base import Model, StepCost
@@ -32,14 +33,56 @@ from twofold.techniques.pairs import all_pairs
 from twofold.techniques.registry import technique_class, technique_names
 
 USES: dict[str, dict[str, Any]] = {
+    "aggressive-decoding": {},
+    "bfp-outlier-reorder": {"block": 4},
+    "bipolar-int": {"wbits": 3, "abits": 4, "group": 32},
     "copyspec": {},
+    "elastic-cache": {"ratio": 0.5},
+    "fastswitch": {"frequency": 0.25, "group": 4},
+    "flashattention": {"sram": 8192},
+    "flashattention-2": {"query_block": 16, "key_block": 16},
+    "flexgen-offload": {"weights_device": 0.5},
     "gemfilter": {"keep": 24, "layer": 1},
+    "gptq": {"group_size": 32},
+    "h2o": {"heavy_ratio": 0.2, "recent_ratio": 0.2},
+    "had": {"n": 8, "context": 16},
     "int-vs-fp": {"format": "mxint8"},
     "kivi": {"bits": 4, "group": 16, "residual": 32},
+    "lean-attention": {"tile": 16, "workers": 7},
     "llm-drop": {"num": 1},
+    "llm-in-a-flash": {"active": 0.5},
+    "llumnix": {"interval": 0.0, "migrate_out": 200.0, "migrate_in": 200.0},
+    "lut-gemm": {"q": 3, "g": 32},
+    "minference": {"vertical_size": 2, "slash_size": 14, "last_q": 8, "block_size": 16},
+    "olive": {},
+    "retrievalattention": {
+        "initial": 4,
+        "recent": 32,
+        "top_k": 4,
+        "search_list": 8,
+        "degree": 4,
+        "query_neighbours": 8,
+        "build_list": 16,
+    },
     "sarathi": {"chunk": 32, "tile": 16},
+    "smoothquant": {},
+    "snapkv": {"window_size": 4, "max_capacity_prompt": 16, "kernel_size": 3},
+    "spatten": {},
+    "splitwise": {},
+    "streaming-llm": {"start_size": 2, "recent_size": 10},
+    "triforce": {"gamma": 4, "budget": 32, "draft_cache_budget": 64, "rebuild": 16},
+    "tvw-sparsity": {"granularity": 16},
+    "two-model-speculation": {},
+    "two-pass-softmax": {},
+    "vattention": {"page_size": 4096},
+    "vtensor": {"chunk_size": 4096},
+    "wanda": {},
+    "zipvl": {"probes": 4, "tau": 0.8},
 }
 """Every technique with parameters that fit the tiny model."""
+
+ON_ONE = sorted(n for n in USES if technique_class(n).from_params(USES[n]).fleet_policy() is None)
+"""Those that work within one engine."""
 
 LOSSLESS = [name for name in technique_names() if technique_class(name).info.lossless]
 LOSSY = [name for name in technique_names() if not technique_class(name).info.lossless]
@@ -75,7 +118,7 @@ class TimedCpu(TorchDevice):
         self.clock = VirtualClock()  # type: ignore[assignment]
 
     def end_step(self) -> StepCost:
-        tokens = next(op.tokens for op in self._ops if type(op).__name__ == "Embedding")  # type: ignore[attr-defined]
+        tokens = next((op.tokens for op in self._ops if type(op).__name__ == "Embedding"), 0)  # type: ignore[attr-defined]
         super().end_step()
         return seconds_of(self, tokens)
 
@@ -95,6 +138,10 @@ class TimedModel(ModelledDevice):
     def charge(self, op: Op, cost: Cost) -> Charge:
         return Charge(0.0, 0.0, "memory")
 
+    def begin_step(self) -> None:
+        super().begin_step()
+        self.tokens = 0
+
     def forward(self, model: Model, step: StepInput) -> None:
         self.tokens = step.num_tokens
         super().forward(model, step)
@@ -103,7 +150,9 @@ class TimedModel(ModelledDevice):
         return seconds_of(self, self.tokens)
 
 
-@pytest.mark.parametrize("techniques", [(), ("sarathi",), ("kivi", "sarathi"), ("int-vs-fp",)])
+@pytest.mark.parametrize(
+    "techniques", [(), ("sarathi",), ("kivi", "sarathi"), ("int-vs-fp",), ("fastswitch",)]
+)
 def test_1_schedule_does_not_depend_on_the_device(techniques: tuple[str, ...]) -> None:
     limits = {
         "max_num_seqs": 4,
@@ -157,9 +206,9 @@ STORED = [(name, "llama") for name in ("", *technique_names())] + [
 @pytest.mark.parametrize(("name", "family"), STORED)
 def test_2_bytes_are_counted(name: str, family: str) -> None:
     techniques = uses(name) if name else []
-    real = tiny_engine(family, techniques=techniques)
-    plan = tiny_plan(techniques=techniques, precision="fp32")
-    modelled = build_engine(plan, TimedModel(), tiny_checkpoint(family).spec)
+    real = tiny_target(family, techniques=techniques).engines[0]
+    target = tiny_target(family, make=TimedModel, techniques=techniques, precision="fp32")
+    modelled = target.engines[0]
     model = real.runner.model
     assert model.allocated() == model.weight_bytes() == real.memory.weights
     assert modelled.runner.model.weight_bytes() == model.weight_bytes()
@@ -182,12 +231,12 @@ COUNTED = [("", family) for family in ("llama", "gemma3", "mixtral", "qwen2_moe"
 
 @pytest.mark.parametrize(("name", "family"), COUNTED)
 def test_3_flop_are_counted(name: str, family: str) -> None:
-    engine = tiny_engine(family, techniques=uses(name) if name else [])
+    engine = tiny_target(family, techniques=uses(name) if name else [])
     asked = repetitive(3)
     engine.reset_totals()
     with FlopCounterMode(display=False) as counter:
         engine.generate(asked, SamplingParams(max_tokens=8, ignore_eos=True))
-    counted = sum(t.flop for t in engine.device.totals.values())
+    counted = sum(t.flop for each in engine.engines for t in each.device.totals.values())
     assert counted == pytest.approx(counter.get_total_flops(), rel=0.01)
 
 
@@ -199,7 +248,7 @@ def test_3_flop_are_counted(name: str, family: str) -> None:
 def test_4_lossless_means_equal(name: str, family: str) -> None:
     asked = repetitive(6) + prompts(6, seed=2)
     params = SamplingParams(max_tokens=24, ignore_eos=True)
-    engine = tiny_engine(family, techniques=uses(name))
+    engine = tiny_target(family, techniques=uses(name))
     got = [c.token_ids for c in engine.generate(asked, params)]
     assert got == [c.token_ids for c in tiny_engine(family).generate(asked, params)]
     engine.check_techniques()
@@ -301,25 +350,54 @@ def test_6_norm_kernels_equal_torch(scale: float) -> None:
 # --- 7 ---
 
 
-@pytest.mark.parametrize("pair", all_pairs(), ids=lambda p: f"{p.first}+{p.second}")
+PARTNERS = {"copyspec", "int-vs-fp", "kivi", "sarathi", "snapkv"}
+"""One technique of each kind, beside which every other one is always tried; all pairs take minutes."""
+
+
+def pair_cases() -> list[Any]:
+    """Every pair: those without a partner are long, but for those that are refused."""
+    return [
+        pytest.param(
+            pair,
+            id=f"{pair.first}+{pair.second}",
+            marks=() if not pair.allowed or {pair.first, pair.second} & PARTNERS else pytest.mark.long,
+        )
+        for pair in all_pairs()
+    ]
+
+
+def asked_of_pairs() -> list[list[int]]:
+    return repetitive(4) + prompts(2, seed=8)
+
+
+@cache
+def plain_answers() -> tuple[list[list[int]], torch.Tensor]:
+    """What the unmodified model answers to these, and its logits for the first."""
+    asked, engine = asked_of_pairs(), tiny_engine()
+    params = SamplingParams(max_tokens=16, ignore_eos=True)
+    answers = [c.token_ids for c in engine.generate(asked, params)]
+    return answers, engine.score(asked[0], len(asked[0]) // 2)
+
+
+@pytest.mark.parametrize("pair", pair_cases())
 def test_7_every_pair_runs_or_is_refused_with_a_reason(pair: Any) -> None:
     techniques = uses(pair.first, pair.second)
     if not pair.allowed:
         assert len(pair.reason) > 30
         with pytest.raises(ValueError, match=pair.first):
-            tiny_engine(techniques=techniques)
+            tiny_target(techniques=techniques)
         return
-    asked = repetitive(4) + prompts(2, seed=8)
+    asked = asked_of_pairs()
     params = SamplingParams(max_tokens=16, ignore_eos=True)
-    engine = tiny_engine(techniques=techniques)
+    engine = tiny_target(techniques=techniques)
     got = [c.token_ids for c in engine.generate(asked, params)]
     assert all(len(ids) == 16 for ids in got)
     engine.check_techniques()
+    answers, plain = plain_answers()
     if {pair.first, pair.second} <= set(LOSSLESS):
-        assert got == [c.token_ids for c in tiny_engine().generate(asked, params)]
+        assert got == answers
     else:
-        logits = engine.score(asked[0], len(asked[0]) // 2)
-        plain = tiny_engine().score(asked[0], len(asked[0]) // 2)
+        logits = engine.engines[0].score(asked[0], len(asked[0]) // 2)
         kl = (plain.softmax(-1) * (plain.log_softmax(-1) - logits.log_softmax(-1))).sum(-1).mean()
         assert -1e-6 <= float(kl) < 20
 

@@ -3,6 +3,7 @@ own."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -13,11 +14,14 @@ from twofold.devices.base import Device
 from twofold.devices.torch_device import TorchDevice
 from twofold.engine.build import build_engine
 from twofold.engine.engine import Engine
+from twofold.fleet.build import build_fleet, fleet_technique
+from twofold.fleet.fleet import Fleet
+from twofold.fleet.wire import Wire
 from twofold.models.loading import load_checkpoint
 from twofold.models.tensors import Checkpoint
 from twofold.plan import Plan
 
-__all__ = ["VOCAB", "tiny_checkpoint", "tiny_engine", "tiny_plan"]
+__all__ = ["VOCAB", "tiny_checkpoint", "tiny_engine", "tiny_plan", "tiny_target"]
 
 
 @cache
@@ -47,5 +51,28 @@ def tiny_engine(family: str = "llama", *, device: Device | None = None, **change
         device or TorchDevice("cpu"),
         checkpoint.spec,
         checkpoint,
+        calibration=lambda: ids,
+    )
+
+
+def tiny_target(
+    family: str = "llama",
+    *,
+    make: Callable[[], Device] = lambda: TorchDevice("cpu"),
+    **changes: object,
+) -> Engine | Fleet:
+    """As `tiny_engine` on the device that `make` makes; where a technique works on several instances, all of
+    them, each on a device of its own."""
+    plan = tiny_plan(**changes)
+    if fleet_technique(plan) is None:
+        return tiny_engine(family, device=make(), **changes)
+    checkpoint = tiny_checkpoint(family)
+    ids = [(7 * i * i + 3 * i) % (VOCAB - 3) + 3 for i in range(96)]
+    return build_fleet(
+        plan,
+        checkpoint.spec,
+        checkpoint,
+        make=lambda _: make(),
+        wire=Wire(None),
         calibration=lambda: ids,
     )

@@ -16,15 +16,16 @@ from twofold.models.catalog import get_spec
 from twofold.models.step import StepInput
 from twofold.ops.attention import Span
 from twofold.plan import Plan
-from twofold.techniques.registry import technique_names
+from twofold.techniques.registry import make_technique, technique_names
 
+ON_ONE = [name for name in technique_names() if make_technique(name).fleet_policy() is None]
 PLANS: list[dict[str, Any]] = [
     {"model": "llama-3.2-1b"},
     {"model": "gpt2-124m", "device": "pim-gpt"},
     {"model": "gemma-3-270m"},
     {"model": "llama-2-70b", "parallel": {"tp": 2, "pp": 4}},
     {"model": "mixtral-8x7b", "parallel": {"tp": 2, "dp": 2, "ep": 4}},
-    *({"model": "llama-3.2-1b", "techniques": [name]} for name in technique_names()),
+    *({"model": "llama-3.2-1b", "techniques": [name]} for name in ON_ONE),
     {"model": "gemma-3-270m", "techniques": ["kivi"]},
 ]
 

@@ -13,7 +13,7 @@ def played(drafter: ModelledDrafter, requests: int, turns: int) -> list[list[int
     everyone = [Request(i, 8) for i in range(requests)]
     found = []
     for _ in range(turns):
-        counts = [drafter.propose(r, 100) for r in everyone]
+        counts = drafter.propose(everyone, 100)
         for request, count in zip(everyone, counts, strict=True):
             drafter.judge(request, count)
         found.append(counts)

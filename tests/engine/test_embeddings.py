@@ -12,7 +12,7 @@ import transformers
 from tests.devices.fake_native import fake_device
 from tests.engine.test_engine import prompts
 from tests.models.tiny import tiny_hf_dir
-from tests.test_invariants import USES, uses
+from tests.test_invariants import ON_ONE, uses
 from tests.tiny import tiny_engine
 
 from twofold.devices.cpu_device import CpuDevice
@@ -22,8 +22,8 @@ from twofold.engine.build import build_engine
 from twofold.engine.engine import Engine
 from twofold.engine.integrity import check
 from twofold.engine.request import SamplingParams
-from twofold.jobs.models import find_spec
 from twofold.kernels.cpu import native
+from twofold.models.find import find_spec
 from twofold.ops import Pool
 from twofold.plan import Plan
 
@@ -120,7 +120,7 @@ def test_no_prefix_is_shared() -> None:
     assert torch.equal(first[0], second[0])
 
 
-@pytest.mark.parametrize("name", sorted(USES))
+@pytest.mark.parametrize("name", ON_ONE)
 def test_techniques_leave_no_token_out(name: str) -> None:
     """Techniques that change nothing about the model's states give the same vectors; a prompt filter does not
     shorten what is embedded."""

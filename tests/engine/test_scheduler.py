@@ -440,55 +440,7 @@ def test_counted_drafts():
     assert (request.num_output_tokens, request.num_computed) == (4, 6)
 
 
-# Techniques that change the cache or the context
-
-
-def test_eviction_frees_blocks_and_later_tokens_go_on_behind():
-    scheduler = make(block_size=2, caching=True)
-    request = add(scheduler, "a", [1] * 9, max_tokens=9, share_prefix=False)
-    step(scheduler)
-    assert len(request.block_table) == 5
-    scheduler.evict(request, 3)
-    assert len(request.block_table) == 2
-    batch, _ = step(scheduler)
-    assert (batch.entries[0].start, batch.entries[0].slot, batch.total_keys) == (9, 3, 4)
-    assert (request.num_computed, request.num_slots) == (10, 4)
-    check(scheduler)
-
-
-def test_eviction_lets_a_request_outgrow_the_cache():
-    scheduler = make(num_blocks=4, block_size=2)
-    request = add(scheduler, "a", [1] * 6, max_tokens=20, share_prefix=False)
-    while scheduler.has_work:
-        step(scheduler)
-        if not request.is_finished:
-            scheduler.evict(request, min(request.num_slots, 5))
-    assert request.finish_reason == "length"
-    assert request.num_tokens == 26
-
-
-def test_what_outgrew_the_cache_cannot_be_recomputed_and_says_so():
-    scheduler = make(num_blocks=4, block_size=2, caching=False)
-    late = add(scheduler, "late", [1] * 4, max_tokens=30, priority=1, share_prefix=False)
-    for _ in range(9):
-        step(scheduler)
-        scheduler.evict(late, min(late.num_slots, 2))
-    early = add(scheduler, "early", [1] * 3, max_tokens=5, priority=0)
-    finished = []
-    while not early.is_finished:
-        finished += step(scheduler)[0].finished
-    assert finished == [late]
-    assert late.finish_reason == "capacity"
-    assert late.num_tokens > scheduler.blocks.num_slots
-    assert early.num_preemptions == 0
-
-
-def test_shared_blocks_are_not_evicted_from():
-    scheduler = make()
-    request = add(scheduler, "a", [1] * 9)
-    step(scheduler)
-    with pytest.raises(AssertionError):
-        scheduler.evict(request, 2)
+# Techniques that change the context
 
 
 def test_the_context_can_be_replaced_while_its_prompt_is_in_flight():

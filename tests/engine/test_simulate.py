@@ -30,6 +30,7 @@ def test_thousands_of_requests_end_once_and_as_if_alone():
         "accepted",
         "cached_tokens",
         "contexts_replaced",
+        "compactions",
         "memory_faults",
     ):
         assert getattr(result, name) > 0, name
@@ -255,6 +256,39 @@ def preempted_requests_get_lost(patch):
     patch(RequestQueues, "_enqueue", lose)
 
 
+def compactions_are_forgotten(patch):
+    schedule = Scheduler.schedule
+
+    def forgetful(self, now):
+        batch = schedule(self, now)
+        batch.compactions.clear()
+        return batch
+
+    patch(Scheduler, "schedule", forgetful)
+
+
+def compactions_come_a_step_late(patch):
+    schedule = Scheduler.schedule
+
+    def late(self, now):
+        batch = schedule(self, now)
+        batch.compactions, self.late = getattr(self, "late", []), batch.compactions
+        return batch
+
+    patch(Scheduler, "schedule", late)
+
+
+def blocks_that_are_left_stay_taken(patch):
+    retain = Progress._retain
+
+    def greedy(self, request, retention):
+        table = request.block_table.copy()
+        retain(self, request, retention)
+        request.block_table = table
+
+    patch(Progress, "_retain", greedy)
+
+
 # With this seed all of them are met early on.
 SEED = 5
 
@@ -273,6 +307,9 @@ BUGS = [
     the_first_makes_room,
     batches_in_flight_are_forgotten,
     preempted_requests_get_lost,
+    compactions_are_forgotten,
+    compactions_come_a_step_late,
+    blocks_that_are_left_stay_taken,
 ]
 
 
@@ -289,7 +326,14 @@ def test_a_planted_bug_is_noticed_and_replays(bug, monkeypatch):
 
 @pytest.mark.parametrize(
     "bug",
-    [prefix_ignores_parents, prefix_ignores_salts, swap_in_mixes_blocks_up, swap_out_copies_nothing],
+    [
+        prefix_ignores_parents,
+        prefix_ignores_salts,
+        swap_in_mixes_blocks_up,
+        swap_out_copies_nothing,
+        compactions_are_forgotten,
+        compactions_come_a_step_late,
+    ],
     ids=lambda bug: bug.__name__,
 )
 def test_wrong_caches_are_noticed_by_the_output_alone(bug, monkeypatch):

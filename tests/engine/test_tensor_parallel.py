@@ -28,10 +28,10 @@ from twofold.engine.build import build_engine
 from twofold.engine.engine import Engine
 from twofold.engine.leader import Leader
 from twofold.engine.request import SamplingParams
-from twofold.jobs.models import find_checkpoint
 from twofold.jobs.run import load_engine
 from twofold.kernels.cpu import native
 from twofold.kernels.cpu.threads import default_threads
+from twofold.models.find import find_checkpoint
 from twofold.models.loading import load_checkpoint
 from twofold.models.registry import cached_path
 from twofold.models.tensors import Checkpoint
@@ -165,7 +165,6 @@ def test_families_yield_the_text_of_one_process(family: str) -> None:
 
 def test_techniques_work_on_shards() -> None:
     names = ("copyspec", "gemfilter", "int-vs-fp", "kivi", "llm-drop", "sarathi")
-    assert set(names) == set(USES), "a new technique: add it, or refuse it"
     asked = repetitive(4) + prompts(2, seed=2)
     changes: dict[str, Any] = {"techniques": uses(*names), "engine": {"prefix_caching": False}}
     one = load("qwen3", 1, **changes)
@@ -175,6 +174,32 @@ def test_techniques_work_on_shards() -> None:
         assert engine.totals.accepted == one.totals.accepted > 0
         counted = [{a.technique.info.name: a.counters for a in e.actives} for e in (engine, one)]
         assert counted[0]["gemfilter"] == counted[1]["gemfilter"]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", sorted(USES))
+def test_every_technique_works_on_shards_or_is_refused(name: str) -> None:
+    asked = repetitive(2) + prompts(2, seed=2)
+    try:
+        engine = load("qwen3", 2, techniques=uses(name), engine={"prefix_caching": False})
+    except ValueError:  # refused, with a reason that names what to do
+        return
+    with closing(engine):
+        got = texts(engine, asked)
+        assert all(len(ids) == PARAMS.max_tokens for ids in got)
+        engine.check_techniques()
+
+
+@pytest.mark.parametrize("name", ["snapkv", pytest.param("elastic-cache", marks=pytest.mark.long)])
+def test_entries_are_dropped_on_every_shard(name: str) -> None:
+    changes: dict[str, Any] = {"techniques": uses(name, "copyspec"), "engine": SCARCE}
+    asked = repetitive(4) + prompts(2, seed=2)
+    one = load("qwen3", 1, **changes)
+    with closing(load("qwen3", 2, **changes)) as engine:
+        assert texts(engine, asked) == texts(one, asked)
+        engine.check_techniques()
+        for counted in (e.actives[0].counters for e in (engine, one)):
+            assert counted["dropped"] > 100
 
 
 @pytest.mark.model

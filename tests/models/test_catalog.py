@@ -10,6 +10,7 @@ from twofold.models.catalog import get_spec, model_names, spec_from_mapping
 # text part).
 EXACT = {
     "llama-2-7b": 6_738_415_616,
+    "llama-2-7b-128k": 6_738_415_616,
     "llama-2-13b": 13_015_864_320,
     "llama-2-70b": 68_976_648_192,
     "llama-3.1-8b": 8_030_261_248,
@@ -31,6 +32,7 @@ EXACT = {
     "qwen3-235b-a22b": 235_093_634_560,
     "gemma-3-270m": 268_098_176,
     "gemma-3-27b": 27_009_346_304,
+    "yi-6b-200k": 6_061_035_520,
     "yi-34b-200k": 34_388_917_248,
     "phi-3-mini": 3_821_079_552,
     "phi-3-medium": 13_960_238_080,
@@ -45,6 +47,7 @@ EXACT = {
 ROUNDED = {
     "llama-13b": (13.0e9, 0.01),  # LLaMA (arXiv:2302.13971), table 2
     "llama-33b": (32.5e9, 0.01),
+    "llama-68m": (68e6, 0.01),  # SpecInfer (arXiv:2305.09781), section 6
     "opt-6.7b": (6.7e9, 0.01),  # OPT (arXiv:2205.01068), table 1
     "opt-13b": (13.0e9, 0.02),
     "opt-30b": (30e9, 0.01),

@@ -118,12 +118,15 @@ def test_every_batch_is_predicted_as_it_ran() -> None:
         wanted = sum(1 + e.num_drafts for e in batch.entries if e.samples)
         expected.append(model.step(spans, wanted).seconds)
         shapes.add((bool(batch.num_prefills), batch.num_decode_tokens > batch.num_decodes))
-        assert watch.snapshot().last_predicted == pytest.approx(expected[-1])
+        # Decodes keep the prediction of an earlier step of theirs, with a few keys less.
+        exact = batch.num_prefills or batch.num_decode_tokens > batch.num_decodes
+        near = pytest.approx(expected[-1], rel=None if exact else 0.01)
+        assert watch.snapshot().last_predicted == near
     assert shapes >= {(False, False), (False, True), (True, False)}
     last = watch.snapshot()
-    assert last.predicted_seconds == pytest.approx(sum(expected))
+    assert last.predicted_seconds == pytest.approx(sum(expected), rel=0.01)
     recent = expected[-64:]
-    assert last.recent_predicted == pytest.approx(sum(recent) / len(recent))
+    assert last.recent_predicted == pytest.approx(sum(recent) / len(recent), rel=0.01)
     assert last.prediction_missing is None
 
 

@@ -17,6 +17,7 @@ from twofold.cli import (
     bench_serve,
     catalogues,
     dissect,
+    distill,
     evaluate,
     explore,
     fit,
@@ -125,6 +126,14 @@ _COMMANDS: tuple[tuple[Callable[..., None], str, tuple[str, ...]], ...] = (
         ),
     ),
     (fit.fit, MACHINE, ("twofold fit", "twofold fit --data measurements --generation ada --write")),
+    (
+        distill.distill,
+        MACHINE,
+        (
+            "twofold distill heads.safetensors",
+            "twofold distill heads.safetensors --model model.gguf --windows 32 --tuning 100",
+        ),
+    ),
     (
         validate.validate,
         MACHINE,

@@ -82,7 +82,7 @@ def requirements(
     from twofold.analysis.requirements import require
     from twofold.analysis.suitability import Finder
     from twofold.devices.catalog import device_names
-    from twofold.jobs.models import find_spec, find_stored
+    from twofold.models.find import find_spec, find_stored
 
     if most < 1:
         raise ValueError(f"--max-devices must be at least 1, not {most}")
@@ -159,7 +159,7 @@ def longctx(
     from twofold.analysis.longctx import SessionLoad
     from twofold.analysis.longctx_sweep import pictures, sweep
     from twofold.analysis.tables import context_grid
-    from twofold.jobs.models import find_spec, find_stored
+    from twofold.models.find import find_spec, find_stored
 
     spec = find_spec(plan.model)
     load = SessionLoad(users, rounds, answer, think)
@@ -251,7 +251,7 @@ def attention_io(
     from twofold.analysis.traffic_pictures import pictures
     from twofold.devices.catalog import get_device
     from twofold.devices.precision import NATIVE
-    from twofold.jobs.models import find_spec
+    from twofold.models.find import find_spec
     from twofold.report import units
 
     file, spec = get_device(_modelled(plan)), find_spec(plan.model)

@@ -140,7 +140,7 @@ def _headers(api_key: str | None, given: list[str]) -> dict[str, str]:
 def _tokenizer(name: str, *, asked: bool) -> tuple[Tokenizer, str] | None:
     """The tokenizer of the model called `name`, where it is at hand; ValueError where it was asked for and is
     not."""
-    from twofold.jobs.models import find_tokenizer_source
+    from twofold.models.find import find_tokenizer_source
 
     try:
         source = find_tokenizer_source(name)

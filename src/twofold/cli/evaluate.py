@@ -114,9 +114,9 @@ def compare(
     default = None if plan_file is not None else _demo()
     plan = given.plan(plan_file, default)
     from twofold.jobs.compare import compare_plan, variants
-    from twofold.jobs.models import find_checkpoint
     from twofold.jobs.predict import label_of
     from twofold.jobs.recorded import check_behaviour
+    from twofold.models.find import find_checkpoint
 
     # What can be wrong is said before anything that takes long.
     check_behaviour(plan)

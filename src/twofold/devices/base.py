@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
@@ -40,6 +40,7 @@ class Model(Protocol):
 
 
 LayerT = TypeVar("LayerT", bound=Layer)
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -66,6 +67,21 @@ class StepCost:
     stages: list[float] = field(default_factory=list)
     launches: int = 0
 
+    def beside(self, other: StepCost, idle_watts: float) -> StepCost:
+        """This while `other` goes on, which takes other parts of the device; both count `idle_watts`."""
+        stages = [max(self.stages[0], other.seconds), *self.stages[1:]]
+        seconds = max(self.seconds, other.seconds)
+        joules = None
+        if self.joules is not None and other.joules is not None:
+            joules = self.joules + other.joules - idle_watts * min(self.seconds, other.seconds)
+        return StepCost(seconds, joules, stages, self.launches + other.launches)
+
+    def then(self, other: StepCost) -> StepCost:
+        """`other` begun once this is done, which took one device."""
+        stages = [self.seconds + other.stages[0], *other.stages[1:]] if other.stages else [self.seconds]
+        joules = None if self.joules is None or other.joules is None else self.joules + other.joules
+        return StepCost(self.seconds + other.seconds, joules, stages, self.launches + other.launches)
+
 
 class Device(ABC):
     """Executes ops.
@@ -80,7 +96,7 @@ class Device(ABC):
     entries where a plan leaves it open; None is the activations' precision. stored_weights: whether quantised
     weights stay as a checkpoint stores them where a plan leaves it open. step_tokens: tokens computed in a
     step where a plan leaves it open. cache_tokens: most tokens that are cached where a plan names no memory;
-    None: as many as fit.
+    None: as many as fit. page_bytes: the least memory that can be mapped by itself (through CUDA: 2 MiB).
     totals: work and time by op kind since the last `reset_totals` (a real device fills seconds only while
     profiling). reference_ops: executions of ops, by name, that had no native kernel where others have one.
     """
@@ -99,6 +115,7 @@ class Device(ABC):
     stored_weights: bool = False
     step_tokens: int = 2048
     cache_tokens: int | None = None
+    page_bytes: int = 2 << 20
 
     def __init__(self) -> None:
         self.totals: dict[str, OpTotals] = {}
@@ -118,6 +135,11 @@ class Device(ABC):
         """Let `cache` append keys and values and attend over them, by ops of its choice. Returns what
         `cache.attend` does."""
         return cache.attend(self, step, q, k, v)
+
+    def whole(self, function: Callable[[], T]) -> T:
+        """The result of `function`, which executes ops that depend on data: where steps are recorded, it is
+        kept as one call."""
+        return function()
 
     @abstractmethod
     def each(self, layers: Sequence[LayerT]) -> Iterator[LayerT]:

@@ -76,7 +76,7 @@ class Calibrated(Roofline):
 
     def _near(self, op: Op, cost: Cost, used: Precision, peak: float) -> tuple[float, str]:
         """Seconds by the measured curves; kinds of ops that were not measured take what the roofline says."""
-        if isinstance(op, Linear | ExpertMLP):
+        if isinstance(op, Linear | ExpertMLP) and cost.flop:
             seconds, bound = self._multiply(op, cost)
         elif isinstance(op, Attention):
             seconds, bound = self._attend(op, cost)

@@ -17,14 +17,14 @@ class Clock(Protocol):
 
 
 class WallClock:
-    """Real time."""
+    """Real time. start: on the system's steady clock, which all processes share (None: now)."""
 
-    def __init__(self) -> None:
-        self._start = time.perf_counter()
+    def __init__(self, start: float | None = None) -> None:
+        self.start = time.perf_counter() if start is None else start
 
     def now(self) -> float:
         """Seconds since the clock was made."""
-        return time.perf_counter() - self._start
+        return time.perf_counter() - self.start
 
     def wait_until(self, moment: float) -> None:
         """Sleep until `moment`."""

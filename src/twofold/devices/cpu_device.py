@@ -10,14 +10,14 @@ import time
 import warnings
 import weakref
 from collections import Counter, OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 
-from twofold.devices.base import Model, OpTotals
+from twofold.devices.base import Model, OpTotals, T
 from twofold.devices.registry import Kernels
 from twofold.devices.torch_device import TorchDevice
 from twofold.errors import nearest
@@ -120,17 +120,25 @@ class CpuDevice(TorchDevice):
     def attend(self, cache: CacheLayer, step: StepInput, q: Any, k: Any, v: Any) -> Any:
         """Attention of one layer; a technique's own sequence of ops is recorded as one call."""
         recorder = self._recorder
-        if recorder is None or not recorder.is_one_call(cache):
+        if recorder is None or not (step.observed or recorder.is_one_call(cache, step.num_tokens)):
             return cache.attend(self, step, q, k, v)
+        return self.whole(lambda: cache.attend(self, step, q, k, v))
 
-        def whole() -> Any:
+    def whole(self, function: Callable[[], T]) -> T:
+        """As `Device.whole`."""
+        recorder = self._recorder
+        if recorder is None:
+            return function()
+
+        def apart() -> T:
             before, self._recorder = self._recorder, None
             try:
-                return cache.attend(self, step, q, k, v)
+                return function()
             finally:
                 self._recorder = before
 
-        return recorder.call(whole)
+        found: T = recorder.call(apart)
+        return found
 
     # --- steps ---
 
@@ -145,6 +153,7 @@ class CpuDevice(TorchDevice):
             step.num_logits,
             step.logit_rows is None,
             bool(step.block_tables),
+            bool(step.observed),
         )
         recording = self._recordings.get(shape)
         if recording is not None and not recording.is_current():
@@ -260,7 +269,7 @@ def _context(kernels: Kernels, threads: int) -> CpuContext | None:
             )
         _warn()
         return None
-    from twofold.kernels.cpu import attention, collectives, elementwise, linear  # noqa: F401  (fill the registry)
+    from twofold.kernels.cpu import attention, collectives, compaction, elementwise, linear  # noqa: F401
     from twofold.kernels.cpu.context import CpuContext
 
     return CpuContext(extension, threads, exact=kernels == "native-fp32")

@@ -51,9 +51,9 @@ class ModelledDevice(Device):
     def __init__(self, *, idle_watts: float = 0.0, ranks: int = 1, step_overhead: float = 0.0) -> None:
         self._spent: dict[tuple[str, str], OpTotals] = {}
         self._known: dict[Op, Known] = {}
-        # Walks of the model that was last run, by tokens and rows of logits; the one that is being recorded.
-        self._model: Model | None = None
-        self._walks: dict[tuple[int, int], Walk] = {}
+        # Walks by model, tokens and rows of logits; the models, which are few; the walk being recorded.
+        self._models: dict[int, Model] = {}
+        self._walks: dict[tuple[int, int, int], Walk] = {}
         self._walk: Walk | None = None
         self._newest: tuple[Attention, Cost, Charge] | None = None
         super().__init__()
@@ -84,7 +84,7 @@ class ModelledDevice(Device):
 
     def execute(self, op: Op, *args: Any) -> Any:
         """Charge `op`; returns None for every tensor that a kernel would return."""
-        if type(op) is Attention:
+        if isinstance(op, Attention):
             return self._execute_attention(op)
         known = self._known.get(op)
         if known is None:
@@ -129,16 +129,13 @@ class ModelledDevice(Device):
     def forward(self, model: Model, step: StepInput) -> None:
         """Charge a forward pass: its attention, and the sums of everything else, which are found by walking
         through the model when a pass of that shape is seen first."""
-        if model is not self._model:
-            self._forget_walks()
-            self._model = model
-        shape = step.num_tokens, step.num_logits
+        shape = id(model), step.num_tokens, step.num_logits
         walk = self._walks.get(shape)
         if walk is None:
             walk = self._walk_through(model, step)
             if len(self._walks) >= _REMEMBERED_WALKS:
                 self._forget_walks()
-            self._walks[shape] = walk
+            self._walks[shape], self._models[id(model)] = walk, model
         walk.calls += 1
         for stage in walk.stages:
             self._seconds += stage.seconds
@@ -227,7 +224,7 @@ class ModelledDevice(Device):
 
     def _forget_walks(self) -> None:
         self._settle()
-        self._walks = {}
+        self._walks, self._models = {}, {}
 
     def forget_charges(self) -> None:
         """Charge every op anew from here on: for subclasses whose charges have changed."""

@@ -24,13 +24,14 @@ from twofold.devices.efficiency.kernels import USUAL, Kernels
 from twofold.devices.efficiency.machine import Machine
 from twofold.devices.efficiency.products import ProductTime
 from twofold.devices.links import Group, collective_seconds
+from twofold.devices.mapping import CPU_PAGE_BYTES, mapping_seconds
 from twofold.devices.modelled import Charge, ModelledDevice
 from twofold.devices.precision import NATIVE, WIDER
 from twofold.devices.schema import DeviceFile
 from twofold.ops.attention import Attention
 from twofold.ops.base import DEVICE, DISK, HOST, Cost, Op, Precision
-from twofold.ops.linear import ExpertMLP, Linear
-from twofold.ops.movement import Collective
+from twofold.ops.linear import BitPlaneLinear, ExpertMLP, Linear
+from twofold.ops.movement import Collective, Copy, MapPages
 
 _STREAMED = 1 << 62
 """Resident bytes assumed before a plan is deployed: more than any cache holds."""
@@ -68,6 +69,8 @@ class Roofline(ModelledDevice):
                 self.memory[space] = int(store.capacity.value)
         self.stored_weights = file.stored_weights
         self.cache_format = file.cache_format
+        if file.kind in ("cpu", "laptop", "phone"):
+            self.page_bytes = CPU_PAGE_BYTES
         self.native_precision = next((p for p in NATIVE if p in file.matmul), "fp32")
         machine = self._machine = Machine.of(file)
         self.kernels = USUAL
@@ -148,6 +151,11 @@ class Roofline(ModelledDevice):
         """Bytes/s at which weights and cache are read."""
         return self._stream
 
+    @property
+    def link_joules(self) -> float:
+        """Joules per byte sent over the device's links."""
+        return self._energy.link
+
     # --- charging ---
 
     def charge(self, op: Op, cost: Cost) -> Charge:
@@ -155,11 +163,16 @@ class Roofline(ModelledDevice):
         device lacks."""
         if isinstance(op, Collective):
             return self._charge_collective(op, cost)
+        if isinstance(op, MapPages):
+            return Charge(mapping_seconds(op, gpu=self.file.kind == "gpu"), 0.0, "overhead")
         far, joules = self._traffic(op, cost)
         joules += cost.vector_flop * self._energy.vector
         peak, used = 0.0, cost.precision
         if cost.flop:
             peak, energy, used = self._rate(op, cost)
+            if isinstance(op, BitPlaneLinear) and used != op.compute:
+                # Units of wider numbers take all planes at once.
+                cost = replace(cost, flop=Linear.cost(op).flop)
             joules += cost.flop * energy
         seconds, bound = self._near(op, cost, used, peak)
         if far > seconds:
@@ -181,7 +194,7 @@ class Roofline(ModelledDevice):
         FLOP/s, and what bounds it."""
         if isinstance(op, Attention):
             return self.attention.seconds(op, cost, peak, self._resident)
-        if isinstance(op, Linear | ExpertMLP):
+        if isinstance(op, Linear | ExpertMLP) and cost.flop:
             seconds, bound = self.products.seconds(op, used, peak, self._resident)
             kernels, nbytes = self.products.passes(op)
             if kernels:
@@ -206,7 +219,8 @@ class Roofline(ModelledDevice):
                         f"it has {', '.join(self.memory)}"
                     )
                 bandwidth, latency = self._stores[space]
-                far = max(far, nbytes / bandwidth + latency)
+                pieces = op.pieces if isinstance(op, Copy) else 1
+                far = max(far, nbytes / bandwidth + pieces * latency)
                 joules += nbytes * (self._energy.host + self._energy.memory)
         return far, joules
 

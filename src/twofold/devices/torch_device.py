@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -45,6 +46,8 @@ class TorchDevice(Device):
         if self.where.index is not None:
             torch.cuda.set_device(self.where)
         self.native_precision = "fp32" if name == "cpu" else "bf16"
+        if name == "cpu":
+            self.page_bytes = mmap.PAGESIZE
         self.clock = WallClock()
         self.profile = profile
         host = _memory("cpu") // ranks

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from twofold.engine.request import Request
+from twofold.ops.compaction import Compaction
 
 
 class Scheduled:
@@ -48,8 +49,8 @@ class Scheduled:
 
 
 class Batch:
-    """One step. Copies come first: every (device, host) pair of `swap_out`, then of `swap_in`, then the
-    tokens.
+    """One step. Compactions come first, then copies: every (device, host) pair of `swap_out`, then of
+    `swap_in`, then the tokens.
 
     entries: decodes and chunks in the order scheduled; num_tokens: of all entries; total_keys: sum of
     `num_keys`; query_keys: query-key pairs under a causal mask (sum over computed tokens of the keys each
@@ -59,6 +60,7 @@ class Batch:
     """
 
     __slots__ = (
+        "compactions",
         "entries",
         "finished",
         "num_decode_tokens",
@@ -86,6 +88,7 @@ class Batch:
         self.num_samples = 0
         self.total_keys = 0
         self.query_keys = 0
+        self.compactions: list[Compaction] = []
         self.swap_out: list[tuple[int, int]] = []
         self.swap_in: list[tuple[int, int]] = []
         self.preempted: list[Request] = []

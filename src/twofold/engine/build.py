@@ -10,13 +10,15 @@ from twofold.devices.modelled import ModelledDevice
 from twofold.devices.torch_device import TorchDevice
 from twofold.engine.active import activate, the_one
 from twofold.engine.blocks import BlockManager
+from twofold.engine.draft_kit import DraftKit
 from twofold.engine.engine import Engine
 from twofold.engine.fit import smallest_change
 from twofold.engine.followers import Followers
 from twofold.engine.host import Host
 from twofold.engine.leader import Leader
 from twofold.engine.limits import Limits, decide_limits
-from twofold.engine.memory import DoesNotFitError, MemoryPlan, plan_memory
+from twofold.engine.memory import NOTHING_HELD, DoesNotFitError, Held, MemoryPlan, plan_memory
+from twofold.engine.model_drafter import model_drafter
 from twofold.engine.policy import POLICIES
 from twofold.engine.rank import Rank
 from twofold.engine.runner import Runner
@@ -24,6 +26,7 @@ from twofold.engine.scheduler import Scheduler
 from twofold.engine.scheduler_config import SchedulerConfig
 from twofold.engine.serving_profile import PLAIN, get_serving, served
 from twofold.engine.share import Progress, Share, build_share, make_techniques, model_options
+from twofold.engine.swapping import PLAIN_SWAPPING
 from twofold.models.build import build_model
 from twofold.models.cache import CacheSize
 from twofold.models.parallel import Parallel
@@ -45,12 +48,14 @@ def build_engine(
     calibration: Callable[[], Sequence[int]] | None = None,
     recorded: dict[str, float] | None = None,
     progress: Progress | None = None,
+    weights_of: Engine | None = None,
 ) -> Engine:
     """An engine for `plan` on `device`.
 
     checkpoint: the weights, needed on a real device; for a modelled one, only how they are stored is looked
     at. calibration: gives token ids of prose to techniques that learn from the unmodified model. recorded:
-    data-dependent quantities of an earlier run, for predictions. ValueError where the plan cannot work;
+    data-dependent quantities of an earlier run, for predictions. weights_of: an engine on a device of the
+    same kind, built for the same plan, whose weights serve here too. ValueError where the plan cannot work;
     DoesNotFitError, with the smallest change that would do, where memory is short.
     """
     if device.real and checkpoint is None:
@@ -59,8 +64,15 @@ def build_engine(
             "weights"
         )
     plan = served(plan)
-    techniques = make_techniques(plan, spec)
-    ids = _calibration(techniques, calibration) if device.real else None
+    techniques = make_techniques(plan, spec) if weights_of is None else weights_of.techniques
+    for technique in techniques:
+        if technique.fleet_policy() is not None:
+            name = technique.info.name
+            raise ValueError(
+                f"{name} works on several instances, and this is one engine: use it with `twofold run`, "
+                f"`predict` or `compare` (`fleet.build.build_fleet`), or drop {name} from the plan"
+            )
+    ids = _calibration(techniques, calibration) if device.real and weights_of is None else None
     followers = _followers(plan, device, spec, checkpoint, ids)
     try:
         share = build_share(
@@ -72,9 +84,11 @@ def build_engine(
             calibration=ids,
             recorded=recorded,
             progress=progress,
+            weights_of=None if weights_of is None else weights_of.runner.model,
         )
         try:
-            memory = memory_for(plan, device, share.model, share.limits)
+            held = _build_drafter(plan, device, share, checkpoint)
+            memory = memory_for(plan, device, share.model, share.limits, held)
         except DoesNotFitError as error:
             change = smallest_change(plan, spec, lambda p: _fits(p, device, spec, checkpoint))
             raise DoesNotFitError(f"{spec.name} does not fit on {device.name}: {error}. {change}") from None
@@ -117,9 +131,23 @@ def _followers(
     return Followers(plan, device, checkpoint, ids)
 
 
-def memory_for(plan: Plan, device: Device, model: Transformer, limits: Limits) -> MemoryPlan:
-    """What `model` holds on `device` under `limits`; DoesNotFitError where the plan's longest request has no
-    room."""
+def _build_drafter(
+    plan: Plan, device: Device, share: Share, checkpoint: Checkpoint | None, *, load: bool = True
+) -> Held:
+    """Put together the models of a drafter that has some. Returns what they hold. load: with weights, on a
+    real device."""
+    drafter = model_drafter(share.actives)
+    if drafter is None:
+        return NOTHING_HELD
+    drafter.build(DraftKit(plan, device, share.limits, share.model, checkpoint, load and device.real))
+    return drafter.held()
+
+
+def memory_for(
+    plan: Plan, device: Device, model: Transformer, limits: Limits, held: Held = NOTHING_HELD
+) -> MemoryPlan:
+    """What `model` holds on `device` under `limits`, beside what is `held` for a drafter; DoesNotFitError
+    where the plan's longest request has no room."""
     load = plan.workload
     synthetic = load.trace is None and load.prompts is None
     longest = min(limits.max_context, load.prompt + load.output) if synthetic else 2 * limits.block_size
@@ -135,6 +163,7 @@ def memory_for(plan: Plan, device: Device, model: Transformer, limits: Limits) -
         max_cache_tokens=most,
         min_cache_tokens=longest,
         num_blocks=plan.engine.cache_blocks,
+        held=held,
     )
 
 
@@ -148,7 +177,9 @@ def _fits(plan: Plan, device: Device, spec: ModelSpec, checkpoint: Checkpoint | 
         actives = [activate(t, real=False, overrides=plan.behaviour, recorded={}) for t in techniques]
         limits = decide_limits(plan, device, spec, actives, checkpoint)
         options = model_options(plan, actives, limits, checkpoint, load=False)
-        memory_for(plan, device, build_model(spec, options), limits)
+        share = Share(build_model(spec, options), actives, limits)
+        held = _build_drafter(plan, device, share, checkpoint, load=False)
+        memory_for(plan, device, share.model, limits, held)
     except ValueError:
         return False
     return True
@@ -164,9 +195,17 @@ def _assemble(
 ) -> Engine:
     model, actives, limits = share.model, share.actives, share.limits
     shareable = all(cache.shareable for cache in model.caches)
-    prefix_caching = plan.engine.prefix_caching and shareable
+    retention = the_one([a.retention for a in actives])
+    prefix_caching = plan.engine.prefix_caching and shareable and retention is None
     host_blocks = 0
-    if plan.engine.preemption == "swap":
+    swapping = the_one([a.technique.swapping() for a in actives])
+    preemption = plan.engine.preemption if swapping is None else "swap"
+    if swapping is not None and swapping.overlapped and plan.parallel.pp > 1:
+        raise ValueError(
+            "caches are swapped beside one step at a time, and a pipeline has several: use pp=1, or switch "
+            "overlapped off"
+        )
+    if preemption == "swap":
         if not shareable:
             raise ValueError(
                 "preemption by swap needs a cache that lives in blocks alone; use preemption: recompute"
@@ -179,24 +218,42 @@ def _assemble(
         max_num_batched_tokens=limits.max_num_batched_tokens,
         max_context=limits.max_context,
         chunked_prefill=plan.engine.chunked_prefill,
-        preemption=plan.engine.preemption,
+        preemption=preemption,
         pipeline_depth=plan.parallel.pp,
+        lookahead=max([a.paging.lookahead for a in actives if a.paging is not None], default=0),
     )
     blocks = BlockManager(
-        memory.num_blocks, limits.block_size, num_host_blocks=host_blocks, prefix_caching=prefix_caching
+        memory.num_blocks,
+        limits.block_size,
+        num_host_blocks=host_blocks,
+        prefix_caching=prefix_caching,
+        swapping=swapping or PLAIN_SWAPPING,
     )
     modelled = the_one([a.modelled_drafter for a in actives])
     size = CacheSize(memory.num_blocks, limits.block_size, limits.max_num_seqs)
     device.resident_bytes = model.weight_bytes()
+    if (drafter := model_drafter(actives)) is not None:
+        drafter.allocate(size)
     if isinstance(device, ModelledDevice):
         device.use(get_serving(plan.engine.serving).kernels_on(device.generation))
     filtering = the_one([a.prompt_filter for a in actives])
+    paging = the_one([a.paging for a in actives])
     rank = (
-        Rank(model, device, filtering) if followers is None else Leader(model, device, filtering, followers)
+        Rank(model, device, filtering, paging)
+        if followers is None
+        else Leader(model, device, filtering, followers, paging)
     )
     return Engine(
-        Scheduler(config, blocks, policy),
-        Runner(rank, size, num_host_blocks=host_blocks, drafts=modelled),
+        Scheduler(config, blocks, policy, retention),
+        Runner(
+            rank,
+            size,
+            num_host_blocks=host_blocks,
+            is_free=blocks.is_free,
+            drafts=modelled,
+            retention=retention,
+            overlapped=blocks.swapping.overlapped,
+        ),
         actives=actives,
         tokenizer=None if checkpoint is None else checkpoint.tokenizer,
         memory=memory,

@@ -8,7 +8,7 @@ from twofold.devices.base import Device
 from twofold.engine.active import Active, the_one
 from twofold.kernels.cpu.cache import NativeCacheScheme, unfit
 from twofold.kernels.cpu.cache_formats import FORMATS
-from twofold.models.cache import CacheScheme, Heads
+from twofold.models.cache import CacheScheme, DenseCacheScheme, Heads
 from twofold.models.fp8_cache import Fp8CacheScheme
 from twofold.models.shard import Shard
 from twofold.models.spec import ModelSpec
@@ -69,6 +69,15 @@ def cache_scheme(cache_format: str) -> CacheScheme | None:
     if cache_format == Fp8CacheScheme.name:
         return Fp8CacheScheme()
     return NativeCacheScheme(cache_format) if cache_format in FORMATS else None
+
+
+def block_parts(
+    plan: Plan, spec: ModelSpec, precision: Precision, block_size: int, cache_format: str
+) -> tuple[int, ...]:
+    """Bytes of a block of `block_size` tokens in each tensor of a layer's cache (see
+    `CacheLayer.block_parts`)."""
+    scheme = cache_scheme(cache_format) or DenseCacheScheme()
+    return scheme.cache_layer(_heads(spec, plan, precision), block_size, 0).block_parts()
 
 
 def _heads(spec: ModelSpec, plan: Plan, precision: Precision) -> Heads:

@@ -37,6 +37,7 @@ class CoastingLoop(StepLoop):
             if self.trace is not None:
                 self.trace.append(StepRecord(start, cost.seconds, 0, seqs, seqs))
         over = scheduler.advance(moments)
+        self.runner.follow(scheduler.decoding)
         totals.decodes += seqs * len(moments)
         totals.peak_blocks = max(totals.peak_blocks, scheduler.blocks.num_used)
         totals.peak_seqs = max(totals.peak_seqs, seqs)
@@ -49,6 +50,9 @@ class CoastingLoop(StepLoop):
         """Steps that neither drafts nor prompt filters nor results of real work could change."""
         if self.device.real or self._flights or self.drafter or self._modelled_drafter:
             return 0
+        paging = self.runner.rank.paging
+        if paging is not None and not paging.lookahead:
+            return 0  # pages that are mapped in time of need take some
         if self._unfiltered and self.scheduler.num_running < self.scheduler.config.max_num_seqs:
             return 0
         return self.scheduler.steady_steps()

@@ -2,31 +2,120 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from twofold.engine.request import Request
+from twofold.engine.totals import EngineTotals
+
+
+class ModelledDrafts(Protocol):
+    """Guesses where token ids are unknown: only their numbers, and how many turn out right.
+
+    counters: what was done so far; most: guesses at once; runs_model: whether proposing charges the device.
+    """
+
+    counters: dict[str, int]
+    most: int
+    runs_model: bool
+
+    @property
+    def rate(self) -> float:
+        """Share of decodes with guesses."""
+
+    @property
+    def drafted(self) -> float:
+        """Mean guesses of these."""
+
+    @property
+    def accepted(self) -> float:
+        """Mean right ones among them."""
+
+    def propose(self, requests: Sequence[Request], limit: int) -> Sequence[int]:
+        """How many guesses the next decode of each of `requests` has, at most `limit`."""
+
+    def judge(self, request: Request, drafted: int) -> int:
+        """How many of `drafted` guesses were right."""
+
+    def forget(self, request: Request) -> None:
+        """`request` has ended."""
 
 
 class Drafter(Protocol):
     """Guesses continuations. Technique seam.
 
     counters: what it did so far, by name; at least one of them must move when it is on. most: guesses that it
-    ever makes at once for a request.
+    ever makes at once for a request. runs_model: whether proposing takes forward passes on the device, which
+    are then a part of the step's time (see `engine.model_drafter`).
     """
 
     counters: dict[str, int]
     most: int
+    runs_model: bool
 
-    def propose(self, request: Request, limit: int) -> Sequence[int]:
-        """Up to `limit` guesses of the tokens that follow `request`'s newest one; none where it has no
-        guess."""
+    def propose(self, requests: Sequence[Request], limit: int) -> Sequence[Sequence[int]]:
+        """For each of `requests`, up to `limit` guesses of the tokens that follow its newest one; none where
+        it has no guess. All that decode in the next step are asked for together."""
 
     def observe(self, request: Request, drafted: int, accepted: int) -> None:
         """Of `drafted` guesses for `request`, the first `accepted` were right."""
 
     def forget(self, request: Request) -> None:
         """`request` has ended: drop what is kept about it."""
+
+    def modelled(self, behaviour: Mapping[str, float]) -> ModelledDrafts:
+        """What stands in for it on a modelled device, given its technique's data-dependent quantities."""
+
+    def measured(self, totals: EngineTotals) -> dict[str, float]:
+        """Its technique's data-dependent quantities as they turned out, beyond the rate and the mean lengths
+        of drafts, which `totals` hold for every drafter."""
+
+
+class TextDrafter:
+    """Base of drafters that look at the text of one request at a time: subclasses `guess`.
+
+    counters: drafted and accepted tokens, of those verified. tried, right: by position in the draft, how
+    often it was verified and how often accepted.
+    """
+
+    runs_model = False
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.counters = {"lookups": 0, "hits": 0, "drafted": 0, "accepted": 0}
+        self.tried = [0] * most
+        self.right = [0] * most
+
+    def guess(self, request: Request, limit: int) -> Sequence[int]:
+        """Up to `limit` guesses of the tokens that follow `request`'s newest one."""
+        raise NotImplementedError
+
+    def propose(self, requests: Sequence[Request], limit: int) -> list[Sequence[int]]:
+        """The guess for each of `requests`."""
+        return [self.guess(request, limit) for request in requests]
+
+    def observe(self, request: Request, drafted: int, accepted: int) -> None:
+        """Of `drafted` guesses for `request`, the first `accepted` were right."""
+        del request
+        self.counters["drafted"] += drafted
+        self.counters["accepted"] += accepted
+        for position in range(drafted):
+            self.tried[position] += 1
+        for position in range(accepted):
+            self.right[position] += 1
+
+    def forget(self, request: Request) -> None:
+        """`request` has ended."""
+
+    def modelled(self, behaviour: Mapping[str, float]) -> ModelledDrafter:
+        """Guesses by their recorded means."""
+        rate, drafted, accepted = (behaviour[k] for k in ("draft_rate", "draft_length", "accepted_length"))
+        return ModelledDrafter(rate, drafted, accepted, self.most)
+
+    def measured(self, totals: EngineTotals) -> dict[str, float]:
+        """Nothing beyond what the totals hold."""
+        del totals
+        return {}
 
 
 GOLDEN = (5**0.5 - 1) / 2
@@ -42,6 +131,8 @@ class ModelledDrafter:
     they have guesses for does not coincide.
     """
 
+    runs_model = False
+
     def __init__(self, rate: float, drafted: float, accepted: float, most: int) -> None:
         if not 0 <= rate <= 1 or drafted < 0 or not 0 <= accepted <= drafted:
             raise ValueError(
@@ -54,8 +145,11 @@ class ModelledDrafter:
         self.counters = {"proposals": 0, "drafted": 0, "accepted": 0}
         self._due: dict[str | int, list[float]] = {}
 
-    def propose(self, request: Request, limit: int) -> int:
-        """How many guesses this decode has."""
+    def propose(self, requests: Sequence[Request], limit: int) -> list[int]:
+        """How many guesses the next decode of each of `requests` has."""
+        return [self._count(request, limit) for request in requests]
+
+    def _count(self, request: Request, limit: int) -> int:
         due = self._due.get(request.id)
         if due is None:
             self._requests += 1

@@ -19,6 +19,7 @@ from twofold.engine.runner import Runner
 from twofold.engine.scheduler import Scheduler
 from twofold.engine.totals import EngineTotals, StepRecord
 from twofold.models.tensors import Tokenizer
+from twofold.techniques.base import Technique
 
 __all__ = ["Engine", "EngineTotals", "Prompt", "StepRecord"]
 
@@ -48,6 +49,16 @@ class Engine(CoastingLoop):
         self._next_id = 0
         self._grammars: Grammars | None = None
 
+    @property
+    def engines(self) -> list[Engine]:
+        """Itself: what a fleet has several of."""
+        return [self]
+
+    @property
+    def techniques(self) -> list[Technique]:
+        """The techniques that are on, with what they have learned."""
+        return [active.technique for active in self.actives]
+
     # --- requests ---
 
     def add(
@@ -70,7 +81,7 @@ class Engine(CoastingLoop):
         """
         if id is None:
             id, self._next_id = f"request-{self._next_id}", self._next_id + 1
-        ids = self._encode(prompt)
+        ids = self.encode(prompt)
         if isinstance(ids, int) and self.device.real:
             raise ValueError("a number of tokens can be predicted, not run: give text or token ids")
         if pool and params is not None:
@@ -120,13 +131,34 @@ class Engine(CoastingLoop):
             self._skip_filter(self._unfiltered.popleft())
         for request in self.scheduler.abort(self.clock.now()):
             self._retire(request)
-        return self._take_ended()
+        return self.take_ended()
+
+    def detach(self, request: Request) -> tuple[list[int], OutputBuilder]:
+        """Let a running request that is not in flight go to another engine. Returns its blocks, which stay
+        taken until `scheduler.blocks.reclaim`, and its output."""
+        table = self.scheduler.detach(request)
+        self.runner.release(request)
+        for drafter in (self.drafter, self._modelled_drafter):
+            if drafter is not None:
+                drafter.forget(request)
+        return table, self._outputs.pop(request.id)
+
+    def attach(self, request: Request, table: list[int], output: OutputBuilder) -> None:
+        """Go on with a request that another engine has detached; its cache lies in the lent blocks
+        `table`."""
+        self.scheduler.attach(request, table)
+        self._outputs[request.id] = output
 
     def _skip_filter(self, request: Request) -> None:
         """Queue a request that will never run, with the length that was found to fit."""
         assert self._filter is not None
         request.replace_context(self._filter.kept(request.num_prompt_tokens))
         self.scheduler.add(request)
+
+    @property
+    def unfiltered(self) -> tuple[Request, ...]:
+        """Requests that wait for the prompt filter."""
+        return tuple(self._unfiltered)
 
     @property
     def num_waiting(self) -> int:
@@ -169,7 +201,7 @@ class Engine(CoastingLoop):
             if not self.has_work:
                 self.clock.wait_until(arrivals.next_time())
                 continue
-            for request in self._take_ended() if self.coast(arrivals.next_time()) else self.step():
+            for request in self.take_ended() if self.coast(arrivals.next_time()) else self.step():
                 arrivals.ended(request, self.clock.now())
                 done.append(request)
                 if on_end is not None:
@@ -231,7 +263,8 @@ class Engine(CoastingLoop):
 
     # --- prompts ---
 
-    def _encode(self, prompt: Prompt) -> Sequence[int] | int:
+    def encode(self, prompt: Prompt) -> Sequence[int] | int:
+        """Token ids of `prompt`, or their number. ValueError for text without a tokenizer."""
         if not isinstance(prompt, str):
             return prompt
         if self.tokenizer is None:

@@ -12,11 +12,17 @@ from random import Random
 from twofold.engine.batch import Batch
 from twofold.engine.blocks import BlockManager
 from twofold.engine.integrity import check
-from twofold.engine.policy import POLICIES
+from twofold.engine.policy import POLICIES, Mixed
 from twofold.engine.request import Request, SamplingParams
 from twofold.engine.scheduler import Scheduler
 from twofold.engine.scheduler_config import SchedulerConfig
-from twofold.engine.simulated_model import VOCAB_SIZE, SimulatedModel, expected_output
+from twofold.engine.simulated_model import (
+    VOCAB_SIZE,
+    SimulatedModel,
+    SimulatedRetention,
+    expected_output,
+)
+from twofold.engine.simulated_swapping import random_swapping, restless
 
 # A thirty-second of the vocabulary ends a sequence.
 STOP_IDS = frozenset(range(VOCAB_SIZE // 32))
@@ -49,6 +55,8 @@ class SimulationResult:
     drafted: int = 0
     accepted: int = 0
     contexts_replaced: int = 0
+    compactions: int = 0
+    reused: int = 0
     memory_faults: int = 0
     aborts: int = 0
     longest_wait: int = 0
@@ -73,9 +81,12 @@ class Episode:
         self.rng = rng
         self.faults = faults
         self.result = SimulationResult(seed, requests=num_requests, episodes=1)
-        self.scheduler = random_scheduler(rng)
+        # From a generator of its own, so that everything else is as it would be without.
+        extras = Random(hash(rng.getstate()[1]))
+        self.retention = random_retention(extras)
+        self.scheduler = random_scheduler(rng, self.retention, extras)
         self.blocks = self.scheduler.blocks
-        self.model = SimulatedModel(self.blocks)
+        self.model = SimulatedModel(self.blocks, self.retention)
         self.now = 0.0
         self.pending: deque[Batch] = deque()
         # Few distinct tokens and few beginnings: equal blocks behind unequal ones are common.
@@ -125,6 +136,7 @@ class Episode:
         result.preempted, result.stalled = scheduler.num_preempted, scheduler.num_stalled
         result.swapped_out, result.swapped_in = self.blocks.num_swapped_out, self.blocks.num_swapped_in
         result.cached_tokens = self.blocks.hit_tokens
+        result.reused = self.blocks.num_reused
         return result
 
     def arrive(self) -> None:
@@ -162,7 +174,12 @@ class Episode:
             if rng.random() < self.replace_rate:
                 context = self.to_replace[request.id] = ids[:: rng.randint(1, 3)]
             self.expected[request.id] = expected_output(
-                context, longest, params.min_tokens, request.stop_ids, salt=request.salt
+                context,
+                longest,
+                params.min_tokens,
+                request.stop_ids,
+                salt=request.salt,
+                retention=self.retention,
             )
 
     def inject_faults(self) -> None:
@@ -208,7 +225,8 @@ class Episode:
         assert len(requests) == len(batch.entries) == batch.num_seqs, "a request is in a batch twice"
         assert batch.num_tokens <= config.max_num_batched_tokens, f"{batch!r} exceeds the token budget"
         assert self.scheduler.num_running <= config.max_num_seqs, "too many requests are running"
-        assert not (batch.swap_in and batch.swap_out), f"{batch!r} swaps both ways"
+        if not self.scheduler.policy.period:
+            assert not (batch.swap_in and batch.swap_out), f"{batch!r} swaps both ways"
         flying = {id(entry.request) for other in self.pending for entry in other.entries}
         assert not requests & flying, f"{batch!r} contains requests in flight"
         if not self.scheduler.policy.mixes:
@@ -219,16 +237,24 @@ class Episode:
             repr((batch, batch.query_keys, batch.num_samples)).encode(), self.result.digest
         )
         if batch.preempted:
-            first = min(request.order for request in self.scheduler.running)
+            # Where ranks change, those who run may all make room for one who waits.
+            changing = self.scheduler.policy.period > 0
+            living = self.scheduler.requests.values() if changing else self.scheduler.running
+            first = min(request.order for request in living)
             assert all(request.order > first for request in batch.preempted), (
                 "a request made room for later ones"
             )
-        assert not batch.finished, "nothing is evicted here, so everything can be computed again"
+        assert self.retention is not None or not batch.finished, "everything can be computed again"
+        for request in batch.finished:
+            self.take_leave(request)
+        self.result.compactions += len(batch.compactions)
 
     def complete(self, batch: Batch) -> None:
         """Execute the oldest batch in flight and take in its results."""
         scheduler, model = self.scheduler, self.model
-        model.copy_blocks(batch)
+        beside = self.blocks.swapping.overlapped
+        if not beside:
+            model.copy_blocks(batch)
         sampled: list[list[int]] = []
         for entry in batch.entries:
             yielded = model.execute(entry)
@@ -238,6 +264,8 @@ class Episode:
                 self.result.contexts_replaced += 1
                 yielded = []
             sampled.append(yielded)
+        if beside:  # as late as can be: nothing of the step may depend on it
+            model.copy_blocks(batch)
         self.now += 0.01 * (1 + batch.num_tokens / 64) * self.rng.uniform(0.5, 1.5)
         for request in scheduler.update(batch, sampled, self.now):
             self.take_leave(request)
@@ -253,9 +281,11 @@ class Episode:
         assert output == expected[: len(output)], f"{request!r} gave {output}, alone it gives {expected}"
         assert len(output) == request.num_output_tokens == request.num_tokens - request.num_context_tokens
         if reason == "capacity":
-            assert request.num_tokens == self.blocks.num_slots + 1, (
-                f"{request!r} ended early for want of memory"
-            )
+            needed = self.scheduler.most_slots(request.num_tokens, request.num_context_tokens)
+            if self.retention is None:
+                assert request.num_tokens == self.blocks.num_slots + 1, f"{request!r} ended early for memory"
+            else:
+                assert needed > self.blocks.num_slots, f"{request!r} ended early for want of memory"
         elif (
             reason == "length" and config.max_context is not None and request.num_tokens == config.max_context
         ):
@@ -301,14 +331,23 @@ class Episode:
         assert waited <= PATIENCE_STEPS, f"{first!r} has starved for {waited} steps"
 
 
-def random_scheduler(rng: Random) -> Scheduler:
+def random_retention(rng: Random) -> SimulatedRetention | None:
+    """Sometimes one that keeps few entries."""
+    if rng.random() < 0.7:
+        return None
+    return SimulatedRetention(rng.randint(1, 3), rng.randint(1, 20), rng.choice([1, 4, 16]))
+
+
+def random_scheduler(
+    rng: Random, retention: SimulatedRetention | None = None, extras: Random | None = None
+) -> Scheduler:
     """A scheduler with random settings, small enough that memory is often short."""
     block_size = rng.choice([1, 2, 4, 8, 16])
     blocks = BlockManager(
         max(2, rng.choice([rng.randint(48, 96), rng.randint(96, 480)]) // block_size),
         block_size,
         num_host_blocks=rng.choice([0, 4, 40, 400]),
-        prefix_caching=rng.random() < 0.7,
+        prefix_caching=rng.random() < 0.7 and retention is None,
     )
     seats = rng.choice([1, 2, 4, 8, 16])
     chunked = rng.random() < 0.7
@@ -321,5 +360,14 @@ def random_scheduler(rng: Random) -> Scheduler:
         watermark=rng.choice([0.0, 0.01, 0.1]),
         pipeline_depth=rng.choice([1, 1, 1, 2, 3]),
     )
-    policy = POLICIES[rng.choice(sorted(POLICIES))](patience=rng.choice([inf, 1.0]))
-    return Scheduler(config, blocks, policy)
+    policy: Mixed = POLICIES[rng.choice(sorted(POLICIES))](patience=rng.choice([inf, 1.0]))
+    if extras is not None and retention is None and config.pipeline_depth == 1:
+        policy = restless(extras) or policy
+        blocks = BlockManager(
+            blocks.num_blocks,
+            block_size,
+            num_host_blocks=blocks.num_host_blocks,
+            prefix_caching=blocks.prefix_caching,
+            swapping=random_swapping(extras),
+        )
+    return Scheduler(config, blocks, policy, retention)

@@ -22,9 +22,7 @@ LOOK_SECONDS = 0.5
 def main(descriptor: int) -> None:
     """Serve the connection behind a file descriptor. Rank 0 decides when it ends: signals that reach the
     whole group of processes (Ctrl-C, a service manager) are for rank 0."""
-    for name in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(name, signal.SIG_IGN)
-    threading.Thread(target=_watch, args=(os.getppid(),), daemon=True).start()
+    live_with_parent()
     quiet_openmp()
     connection = Connection(descriptor)
     try:
@@ -38,6 +36,13 @@ def main(descriptor: int) -> None:
         except OSError:
             return  # rank 0 has gone: nobody is left to tell
         raise
+
+
+def live_with_parent() -> None:
+    """Let this process end when its parent has, and not before: signals to the group are the parent's."""
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, signal.SIG_IGN)
+    threading.Thread(target=_watch, args=(os.getppid(),), daemon=True).start()
 
 
 def _serve(connection: Connection) -> None:

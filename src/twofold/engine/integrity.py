@@ -29,7 +29,8 @@ def check(scheduler: Scheduler) -> None:
 def block_problems(blocks: BlockManager, requests: Iterable[Request]) -> Iterator[str]:
     """What is wrong with the accounting of blocks, given all requests that may hold some."""
     requests = list(requests)
-    held = Counter(block for request in requests for block in request.block_table)
+    tables = [*(request.block_table for request in requests), *blocks._lent]
+    held = Counter(block for table in tables for block in table)
     seen = Counter([*blocks._free, *blocks._idle, *blocks._withheld, *held])
     for block in range(blocks.num_blocks):
         if seen[block] != 1:
@@ -50,7 +51,8 @@ def block_problems(blocks: BlockManager, requests: Iterable[Request]) -> Iterato
         block: (by_key.get(block), by_identity.get(block)) for block in by_key | by_identity
     } != blocks._content:
         yield "the indices of cached content differ"
-    host = Counter([*blocks._free_host, *(block for request in requests for block in request.host_table)])
+    copies = [table for request in requests for table in (request.host_table, request.host_copy)]
+    host = Counter([*blocks._free_host, *(block for table in copies for block in table)])
     for block in range(blocks.num_host_blocks):
         if host[block] != 1:
             yield f"host block {block} is in {host[block]} places"
@@ -59,6 +61,8 @@ def block_problems(blocks: BlockManager, requests: Iterable[Request]) -> Iterato
         table = request.block_table or request.host_table
         if request.block_table and request.host_table:
             yield f"{request!r} is on device and host"
+        if request.host_copy and len(request.host_copy) * size > request.num_slots:
+            yield f"{request!r} has copies of blocks that are not full"
         if request.num_slots > len(table) * size:
             yield f"{request!r} has no room for its slots"
         if not request.num_slots <= request.num_computed <= request.num_tokens:
@@ -93,6 +97,12 @@ def request_problems(scheduler: Scheduler) -> Iterator[str]:
             yield f"{request!r} has {len(request.host_table)} host blocks"
         if decoding[key] and not request.in_flight and request.num_computed != request.num_tokens - 1:
             yield f"{request!r} decodes with the wrong number of tokens computed"
+    for name, (table, _, kept, *_) in scheduler._compactions.items():
+        owner = scheduler.requests.get(name)
+        if owner is None or owner.status is not RequestStatus.RUNNING or owner.num_slots != kept:
+            yield f"entries of {name!r} wait to be moved, and it has no {kept} of them"
+        elif table[: (used := scheduler.blocks.blocks_for(kept))] != owner.block_table[:used]:
+            yield f"entries of {owner!r} wait to be moved to blocks of others"
     count = len(scheduler.requests)
     if len(queued.keys() | busy) > count:
         yield "ended requests are still in a queue"
@@ -101,7 +111,7 @@ def request_problems(scheduler: Scheduler) -> Iterator[str]:
     for running in (scheduler._prefilling, scheduler._decoding):
         if any(a.order >= b.order for a, b in pairwise(running)):
             yield "running requests are out of order"
-    if not count:
+    if not count and not scheduler.blocks._lent:
         if scheduler.num_in_flight:
             yield f"{scheduler.num_in_flight} batches are in flight without requests"
         if scheduler.blocks.num_used:

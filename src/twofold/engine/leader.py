@@ -10,11 +10,13 @@ import torch
 from twofold.devices.base import Device
 from twofold.engine.filter import PromptFilter
 from twofold.engine.followers import Followers
+from twofold.engine.paging import Paging
 from twofold.engine.rank import Rank
 from twofold.engine.step_message import pack
 from twofold.models.cache import CacheSize
 from twofold.models.step import StepInput
 from twofold.models.transformer import Transformer
+from twofold.ops.compaction import Compaction
 
 
 class Leader(Rank):
@@ -26,8 +28,9 @@ class Leader(Rank):
         device: Device,
         prompt_filter: PromptFilter | None,
         followers: Followers,
+        paging: Paging | None = None,
     ) -> None:
-        super().__init__(model, device, prompt_filter)
+        super().__init__(model, device, prompt_filter, paging)
         self.followers = followers
 
     def allocate(self, size: CacheSize, num_host_blocks: int) -> None:
@@ -50,15 +53,20 @@ class Leader(Rank):
         with self.followers.doing("swap", list(pairs), out):
             super().swap(pairs, out)
 
+    def compact(self, compactions: Sequence[Compaction]) -> None:
+        """Drop entries on all ranks."""
+        with self.followers.doing("compact", list(compactions)):
+            super().compact(compactions)
+
     def commit(self, row: int, kept: int, table: Sequence[int]) -> None:
         """Commit on all ranks."""
         with self.followers.doing("commit", row, kept, list(table)):
             super().commit(row, kept, table)
 
-    def release(self, row: int) -> None:
+    def release(self, row: int, free: Sequence[int] = ()) -> None:
         """Release on all ranks."""
-        with self.followers.doing("release", row):
-            super().release(row)
+        with self.followers.doing("release", row, list(free)):
+            super().release(row, free)
 
     def close(self) -> None:
         """End the other ranks."""

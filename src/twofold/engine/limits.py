@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from twofold.devices.base import Device
-from twofold.engine.active import Active
-from twofold.engine.cache_format import decide_format
+from twofold.engine.active import Active, the_one
+from twofold.engine.cache_format import block_parts, decide_format
 from twofold.engine.serving_profile import served
 from twofold.engine.weight_format import decide_weights
 from twofold.models.spec import ModelSpec
@@ -56,6 +56,17 @@ def decide_limits(
     seqs = e.max_num_seqs or (MOST_SEQS if device.cache_tokens is None and not closed else few)
     precision = plan.precision if plan.precision != "auto" else device.native_precision
     block_size = e.block_size or max(DEFAULT_BLOCK_SIZE, multiple)
+    cache_format = decide_format(plan, device, spec, actives, precision, block_size)
+    paging = the_one([a.paging for a in actives])
+    if paging is not None:
+        parts = block_parts(plan, spec, precision, block_size, cache_format)
+        whole = block_size * paging.fit(parts, device.page_bytes)
+        if e.block_size not in (None, whole):
+            raise ValueError(
+                f"blocks of {block_size} tokens are not whole pages; use block_size={whole}, or leave "
+                "block_size out"
+            )
+        block_size = whole
     return Limits(
         precision,
         block_size,
@@ -63,6 +74,6 @@ def decide_limits(
         e.max_num_batched_tokens or max(seqs, device.step_tokens),
         min(e.max_context or spec.max_context, spec.max_context),
         e.memory or int(device.memory["device"] * e.memory_share),
-        decide_format(plan, device, spec, actives, precision, block_size),
+        cache_format,
         decide_weights(plan, device, checkpoint),
     )

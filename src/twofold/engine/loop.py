@@ -17,6 +17,7 @@ from twofold.devices.base import Device, StepCost
 from twofold.devices.clock import VirtualClock
 from twofold.engine.active import Active, the_one
 from twofold.engine.batch import Batch
+from twofold.engine.draft import Drafter, ModelledDrafts
 from twofold.engine.host import Host
 from twofold.engine.integrity import check
 from twofold.engine.output import OutputBuilder
@@ -68,6 +69,10 @@ class StepLoop:
         self._modelled_drafter = runner.drafts
         self._filter = the_one([a.prompt_filter for a in actives])
         self._unfiltered: deque[Request] = deque()
+        # When the filter pass begun last is done.
+        self._filtered = 0.0
+        # What guessing for the next step has taken.
+        self._drafting: StepCost | None = None
         self._outputs: dict[str | int, OutputBuilder] = {}
         self._flights: deque[Flight] = deque()
         self.newest: Flight | None = None
@@ -78,6 +83,11 @@ class StepLoop:
     def has_work(self) -> bool:
         """Whether any request is unfinished."""
         return self.scheduler.has_work or bool(self._unfiltered) or bool(self._flights)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a batch is in flight, or a prompt is being filtered."""
+        return bool(self._flights) or self._filtered > self.clock.now()
 
     def check_techniques(self) -> None:
         """NotReachedError where a technique is on and nothing went through it."""
@@ -93,14 +103,32 @@ class StepLoop:
     def step(self) -> list[Request]:
         """Do the next thing: filter a prompt, launch a batch, or wait for one in flight. Returns requests
         that ended."""
+        self.land()
+        moment = self.launch()
+        if moment is not None:
+            self.clock.wait_until(moment)
+            self.land()
+        elif not self.scheduler.has_work and not self._unfiltered:
+            check(self.scheduler)
+        return self.take_ended()
+
+    def land(self) -> None:
+        """Take in the results of the batches that are done by now."""
         self._land(self.clock.now())
+
+    def launch(self) -> float | None:
+        """Begin the next thing that can be done now, if any, without waiting for it. Returns the moment at
+        which there is something to take in or to begin; None where nothing goes on."""
+        now = self.clock.now()
+        if self._filtered > now:
+            return self._filtered
         if (
             self._unfiltered
             and self.scheduler.num_running < self.scheduler.config.max_num_seqs
             and not self._flights
         ):
             self._filter_prompt(self._unfiltered.popleft())
-            return self._take_ended()
+            return self._filtered
         launched = False
         if len(self._flights) < self.scheduler.config.pipeline_depth:
             self._propose()
@@ -109,42 +137,65 @@ class StepLoop:
             launched = not batch.is_empty
             if launched:
                 self._launch(batch)
-        if self._flights:
-            flight = self._flights[0]
-            # The next batch may enter once the first stage is free; with nothing to launch, a result must
-            # come first.
-            more = launched and len(self._flights) < self.scheduler.config.pipeline_depth
-            self.clock.wait_until(min(flight.done, self._stage_free[0]) if more else flight.done)
-            self._land(self.clock.now())
-        elif not self.scheduler.has_work and not self._unfiltered:
-            check(self.scheduler)
-        return self._take_ended()
+        if not self._flights:
+            return None
+        flight = self._flights[0]
+        # The next batch may enter once the first stage is free; with nothing to launch, a result must come
+        # first.
+        more = launched and len(self._flights) < self.scheduler.config.pipeline_depth
+        return min(flight.done, self._stage_free[0]) if more else flight.done
+
+    def take_ended(self) -> list[Request]:
+        """Requests that have ended and were not taken before."""
+        ended, self._ended = self._ended, []
+        return ended
 
     # --- parts of a step ---
 
     def _propose(self) -> None:
-        drafter: object = self.drafter or self._modelled_drafter
+        """Ask the drafter about every request that can decode next. Where it runs a model, the next step
+        takes that much longer."""
+        drafter = self.drafter or self._modelled_drafter
         if drafter is None:
             return
+        asked = [r for r in self.scheduler.decoding if not (r.in_flight or r.is_prefilling or r.num_drafts)]
+        if not asked:
+            return
+        for request, drafts in zip(asked, self._guesses(drafter, asked), strict=True):
+            if drafts:
+                request.set_drafts(drafts)
+
+    def _guesses(
+        self, drafter: Drafter | ModelledDrafts, asked: Sequence[Request]
+    ) -> Sequence[Sequence[int] | int]:
+        """The drafter's guesses, or their numbers."""
         limit = self.scheduler.config.max_num_batched_tokens
-        for request in self.scheduler.running:
-            if not request.in_flight and not request.is_prefilling and not request.num_drafts:
-                drafts = drafter.propose(request, limit)  # type: ignore[attr-defined]
-                if drafts:
-                    request.set_drafts(drafts)
+        if not drafter.runs_model:
+            return drafter.propose(asked, limit)
+        self.device.begin_step()
+        with torch.inference_mode():
+            found = drafter.propose(asked, limit)
+        cost = self.device.end_step()
+        self._drafting = cost if self._drafting is None else self._drafting.then(cost)
+        return found
 
     def _launch(self, batch: Batch) -> None:
         start = self.clock.now()
         result = self.runner.run(batch)
+        totals = self.totals
+        drafting = 0.0
+        if self._drafting is not None:
+            drafting = self._drafting.seconds
+            totals.draft_seconds += drafting
+            result.cost, self._drafting = self._drafting.then(result.cost), None
         result.cost = self._hosted(result.cost, start, batch.num_seqs, batch.num_tokens, batch.num_prefills)
         done = self._charge(result.cost, start)
-        totals = self.totals
         totals.prompt_tokens += batch.num_prefill_tokens
         totals.decodes += batch.num_decodes
         totals.peak_blocks = max(totals.peak_blocks, self.scheduler.blocks.num_used)
         totals.peak_seqs = max(totals.peak_seqs, self.scheduler.num_running)
         if batch.num_prefills:
-            totals.prefill_seconds += result.cost.seconds
+            totals.prefill_seconds += result.cost.seconds - drafting
         if self.trace is not None:
             record = StepRecord(
                 start, result.cost.seconds, batch.num_prefill_tokens, batch.num_decode_tokens, batch.num_seqs
@@ -256,13 +307,9 @@ class StepLoop:
     def _release(self, batch: Batch) -> None:
         """Rows of requests that the scheduler has thrown out of memory."""
         for request in batch.preempted:
-            self.runner.release(request)
+            self.runner.release(request, settled=False)
         for request in batch.finished:
             self._retire(request)
-
-    def _take_ended(self) -> list[Request]:
-        ended, self._ended = self._ended, []
-        return ended
 
     def _filter_prompt(self, request: Request) -> None:
         """Run the filter pass on one prompt as a step of its own, then let the request go on with what was
@@ -295,5 +342,5 @@ class StepLoop:
         self.device.begin_step()
         with torch.inference_mode():
             kept = self.runner.rank.select(step)
-        self.clock.wait_until(self._charge(self.device.end_step(), start))
+        self._filtered = self._charge(self.device.end_step(), start)
         return kept

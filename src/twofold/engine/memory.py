@@ -3,16 +3,35 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from twofold.models.shard import Shard
 from twofold.models.transformer import Transformer
 from twofold.models.weights import ACT_BYTES
+from twofold.ops.base import DEVICE
+
+
+class Held(NamedTuple):
+    """Bytes that a drafter holds beside the model: of weights, for each cache block of the engine, and for
+    each sequence that may run at once."""
+
+    weights: int = 0
+    block: int = 0
+    sequence: int = 0
+
+    def total(self, blocks: int, seqs: int) -> int:
+        """Bytes with `blocks` blocks and `seqs` sequences."""
+        return self.weights + blocks * self.block + seqs * self.sequence
+
+
+NOTHING_HELD = Held()
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
     """Bytes per device by part. cache: what is reserved, num_blocks blocks of block_bytes, and a store of
-    sequence_bytes for every sequence that may run at once.
+    sequence_bytes for every sequence that may run at once; drafter: what is
+    reserved for one, as `held` says.
     """
 
     capacity: int
@@ -22,11 +41,13 @@ class MemoryPlan:
     num_blocks: int
     block_bytes: int = 0
     sequence_bytes: int = 0
+    drafter: int = 0
+    held: Held = NOTHING_HELD
 
     @property
     def total(self) -> int:
         """Bytes in use when every block is."""
-        return self.weights + self.cache + self.activations
+        return self.weights + self.cache + self.activations + self.drafter
 
     def cache_in_use(self, blocks: int, seqs: int) -> int:
         """Bytes of the cache when `blocks` blocks are taken and `seqs` sequences run."""
@@ -35,6 +56,8 @@ class MemoryPlan:
     def table(self) -> str:
         """The breakdown in words, in GB (1e9 bytes)."""
         parts = {"weights": self.weights, "cache": self.cache, "activations": self.activations}
+        if self.drafter:
+            parts["drafter"] = self.drafter
         lines = [f"{name} {size / 1e9:.2f} GB" for name, size in parts.items()]
         return f"{', '.join(lines)}; total {self.total / 1e9:.2f} GB of {self.capacity / 1e9:.2f} GB"
 
@@ -69,22 +92,24 @@ def plan_memory(
     max_cache_tokens: int,
     min_cache_tokens: int,
     num_blocks: int | None = None,
+    held: Held = NOTHING_HELD,
 ) -> MemoryPlan:
-    """Blocks that fit beside weights and activations in `capacity` bytes, at most `max_cache_tokens` of them.
+    """Blocks that fit beside weights, activations and what is `held` for a drafter in `capacity` bytes, at
+    most `max_cache_tokens` of them.
 
     DoesNotFitError with the breakdown where not even `min_cache_tokens` fit.
     """
     weights = model.weight_bytes()
     activations = activation_bytes(model, max_tokens, max_seqs)
     stages = len(model.stages)
-    per_block = sum(cache.block_bytes() for cache in model.caches)
+    per_block = sum(cache.block_bytes() for cache in model.caches if cache.space == DEVICE)
     per_seq = sum(cache.sequence_bytes() for cache in model.caches)
     # Each stage holds the cache of its own layers; stages are nearly even.
     per_block, per_seq = -(-per_block // stages), -(-per_seq // stages)
-    left = capacity - weights - activations - max_seqs * per_seq
+    left = capacity - weights - activations - held.total(0, max_seqs) - max_seqs * per_seq
     wanted = -(-max_cache_tokens // block_size)
     least = -(-min_cache_tokens // block_size)
-    fits = left // per_block if per_block else wanted
+    fits = left // (per_block + held.block) if per_block else wanted
     count = num_blocks if num_blocks is not None else max(0, min(wanted, fits))
     needed = num_blocks if num_blocks is not None else least
     plan = MemoryPlan(
@@ -95,6 +120,8 @@ def plan_memory(
         count,
         per_block,
         per_seq,
+        held.total(max(count, needed), max_seqs),
+        held,
     )
     if needed > fits or left < 0:
         raise DoesNotFitError(plan.table())

@@ -3,8 +3,8 @@
 The scheduler keeps what must always hold (memory, limits, preemption, no starvation); a policy only expresses
 a preference, by four attributes and two pure functions:
 
-- `rank`: where a request stands in the queue, fixed when it arrives. Everything else follows from it: who is
-  admitted first, and who is preempted last.
+- `rank`: where a request stands in the queue, fixed when it arrives, or for `period` steps. Everything else
+  follows from it: who is admitted first, and who is preempted last.
 - `decodes_first`, `mixes`: which kind is scheduled first, and whether the other kind may share the batch.
 - `chunk`: how much of a prompt is computed in this step, given what the batch already holds.
 """
@@ -21,12 +21,14 @@ from twofold.engine.request import Request
 class SchedulingPolicy(Protocol):
     """What a scheduling technique provides.
 
-    decodes_first: running decodes are scheduled before prompts; mixes: prompts and decodes may share a batch
-    (otherwise the second kind is scheduled only where there was nothing of the first); needs_chunking: it
-    cuts prompts on purpose, and so cannot work where chunked prefill is off.
+    period: steps after which requests are ranked anew (0: a rank is for ever); decodes_first: running decodes
+    are scheduled before prompts; mixes: prompts and decodes may share a batch (otherwise the second kind is
+    scheduled only where there was nothing of the first); needs_chunking: it cuts prompts on purpose, and so
+    cannot work where chunked prefill is off.
     """
 
     name: str
+    period: int
     decodes_first: bool
     mixes: bool
     needs_chunking: bool
@@ -49,6 +51,7 @@ class Mixed:
     """
 
     name = "mixed"
+    period = 0
     decodes_first = True
     mixes = True
     needs_chunking = False

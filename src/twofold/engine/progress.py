@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from twofold.engine.batch import Batch
 from twofold.engine.queues import RUNNING, RequestQueues, by_order
 from twofold.engine.request import FinishReason, Request, RequestStatus
+from twofold.engine.retention import Retention
+from twofold.ops.compaction import Compaction
 
 
 class Progress(RequestQueues):
@@ -57,6 +59,8 @@ class Progress(RequestQueues):
                 if request.pool and request.num_computed == request.num_tokens:
                     self._end(request, "stop", now)
                     ended.append(request)
+                elif self.retention is not None:
+                    self._retain(request, self.retention)
                 continue
             reason: FinishReason | None = None
             drafts = entry.num_drafts
@@ -89,6 +93,8 @@ class Progress(RequestQueues):
             if entry.is_prefill:
                 self._prefilling.remove(request)
                 insort(self._decoding, request, key=by_order)
+            if self.retention is not None:
+                self._retain(request, self.retention)
             reason = reason or self._limit_met(request)
             if reason is not None:
                 self._end(request, reason, now)
@@ -121,18 +127,18 @@ class Progress(RequestQueues):
 
     # Techniques that change what is cached
 
-    def evict(self, request: Request, num_slots: int) -> None:
-        """A cache technique has moved what it keeps of the request into its first `num_slots` slots: free the
-        blocks behind. Between `update` and `schedule`; the request must not share blocks. Nothing to do where
-        it has ended."""
-        if request.status is RequestStatus.FINISHED:
-            return
-        in_use = request.in_flight or request.share_prefix or request.chain
-        assert not in_use, f"{request!r} is in use"
-        assert request.status is RUNNING, f"{request!r} holds no cache"
-        assert 0 < num_slots <= request.num_slots, f"{request!r} cannot keep {num_slots} slots"
-        request.num_slots = num_slots
-        self.blocks.trim(request, num_slots)
+    def _retain(self, request: Request, retention: Retention) -> None:
+        """Shorten the request to what stays of it. Its blocks behind are free at once; the entries themselves
+        are moved before anything else is written (see `Batch.compactions`)."""
+        slots, computed, context = request.num_slots, request.num_computed, request.num_context_tokens
+        kept = retention.kept(slots, computed, context)
+        assert 0 < kept <= slots, f"{request!r} cannot keep {kept} slots"
+        if kept < slots:
+            assert request.id not in self._compactions, f"{request!r} was not compacted"
+            table = request.block_table.copy()
+            self._compactions[request.id] = Compaction(table, slots, kept, computed, context)
+            request.num_slots = kept
+            self.blocks.trim(request, kept)
 
     def replace_context(self, request: Request, context: Sequence[int] | int) -> None:
         """Let the model see `context` (ids, or their number) instead of the prompt, before the first token is
@@ -149,7 +155,7 @@ class Progress(RequestQueues):
 
     def _restart(self, request: Request, context: Sequence[int] | int) -> None:
         request._pending_context = None
-        self.blocks.free(request)
+        self._free(request)
         request.forget_computed()
         request.replace_context(context)
         self._refused = None

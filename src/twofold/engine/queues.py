@@ -7,6 +7,7 @@ Order among requests is total and fixed on arrival: the policy's rank, then firs
 from __future__ import annotations
 
 import math
+from bisect import insort
 from collections.abc import Sequence
 from heapq import heappush
 from operator import attrgetter
@@ -15,7 +16,9 @@ from twofold.engine.batch import Batch
 from twofold.engine.blocks import BlockManager
 from twofold.engine.policy import Mixed, SchedulingPolicy
 from twofold.engine.request import NEVER, FinishReason, Request, RequestStatus
+from twofold.engine.retention import Retention
 from twofold.engine.scheduler_config import SchedulerConfig
+from twofold.ops.compaction import Compaction
 
 RUNNING = RequestStatus.RUNNING
 by_order = attrgetter("order")
@@ -25,10 +28,16 @@ class RequestQueues:
     """Base of the scheduler. requests: unfinished requests by id."""
 
     def __init__(
-        self, config: SchedulerConfig, blocks: BlockManager, policy: SchedulingPolicy | None = None
+        self,
+        config: SchedulerConfig,
+        blocks: BlockManager,
+        policy: SchedulingPolicy | None = None,
+        retention: Retention | None = None,
     ) -> None:
+        assert retention is None or not blocks.prefix_caching, "entries of shared blocks cannot be dropped"
         self.config = config
         self.blocks = blocks
+        self.retention = retention
         self.policy: SchedulingPolicy = policy if policy is not None else Mixed()
         if config.preemption == "swap" and not blocks.num_host_blocks:
             raise ValueError(
@@ -47,10 +56,14 @@ class RequestQueues:
         self._decoding: list[Request] = []
         self._in_flight: dict[int, Batch] = {}
         self._arrivals = 0
+        # Places kept for requests that are on their way from another instance.
+        self.num_expected = 0
         self._max_context = config.max_context if config.max_context is not None else NEVER
         # The first in the queue and the free blocks with which it could not be admitted: not tried again with
         # fewer.
         self._refused: tuple[Request, int] | None = None
+        # Entries that requests have lost since the last step, to be executed before the next one.
+        self._compactions: dict[str | int, Compaction] = {}
 
     @property
     def has_work(self) -> bool:
@@ -77,6 +90,16 @@ class RequestQueues:
         """Running requests that have an output token and everything before it computed, in order (to read
         only)."""
         return self._decoding
+
+    @property
+    def prefilling(self) -> Sequence[Request]:
+        """Running requests of whose context something is still to be computed, in order (to read only)."""
+        return self._prefilling
+
+    @property
+    def waiting(self) -> list[Request]:
+        """Requests in the queue, swapped ones included, in no order."""
+        return [r for _, _, r in self._waiting if r.status is not RequestStatus.FINISHED]
 
     @property
     def num_in_flight(self) -> int:
@@ -111,16 +134,23 @@ class RequestQueues:
         has = f"request {id!r} has {tokens} tokens, but"
         if limit is not None and tokens + output > limit:
             raise ValueError(f"{has} the context ends at {limit}, output included: shorten it")
-        if tokens + output > slots:
+        if (most := self.most_slots(tokens + output, tokens)) > slots:
             raise ValueError(
                 f"{has} the cache holds {slots} ({self.blocks.num_blocks} × {self.blocks.block_size}): "
-                f"shorten it, or give the cache at least {self.blocks.blocks_for(tokens + output)} blocks"
+                f"shorten it, or give the cache at least {self.blocks.blocks_for(most)} blocks"
             )
         if not self.config.chunked_prefill and tokens > budget:
             raise ValueError(
                 f"{has} a step takes {budget} and prompts are not cut: raise max_num_batched_tokens, "
                 f"or switch chunked_prefill on"
             )
+
+    def most_slots(self, tokens: int, context: int) -> int:
+        """Slots that suffice to compute `tokens` tokens, the first `context` of which are the context: as
+        many, or, where entries are dropped on the way, what stays at most and a step's tokens."""
+        if self.retention is None:
+            return tokens
+        return min(tokens, self.retention.most(tokens, context) + self.config.max_num_batched_tokens)
 
     def _enqueue(self, request: Request) -> None:
         heappush(self._waiting, (*request.order, request))
@@ -155,14 +185,44 @@ class RequestQueues:
         self._waiting.clear()
         return ended
 
+    # Requests that go to another instance with their cache, or come from there
+
+    def detach(self, request: Request) -> list[int]:
+        """Let a running request go that is not in flight. Returns its blocks, which stay taken until
+        `blocks.reclaim`."""
+        busy = request.status is not RUNNING or request.in_flight
+        assert not busy, f"{request!r} cannot leave"
+        self._leave(request)
+        request.forget_drafts()
+        del self.requests[request.id]
+        self._refused = None
+        return self.blocks.part_with(request)
+
+    def attach(self, request: Request, table: list[int]) -> None:
+        """Go on with a request that was detached elsewhere and whose cache is in the lent blocks `table`. It
+        takes one of the places that were kept (`num_expected`)."""
+        assert request.status is RUNNING, request
+        assert self.num_expected, f"nobody was expected, but {request!r} came"
+        self.num_expected -= 1
+        self.blocks.own(request, table)
+        request.order = (self.policy.rank(request), self._arrivals)
+        self._arrivals += 1
+        self.requests[request.id] = request
+        insort(self._prefilling if request.is_prefilling else self._decoding, request, key=by_order)
+
     def _end(self, request: Request, reason: FinishReason, now: float) -> None:
         self._leave(request)
-        self.blocks.free(request)
+        self._free(request)
         request.forget_drafts()
         request.status = RequestStatus.FINISHED
         request.finish_reason = reason
         request.finished_time = now
         del self.requests[request.id]
+
+    def _free(self, request: Request) -> None:
+        """Give back its cache."""
+        self._compactions.pop(request.id, None)
+        self.blocks.free(request)
 
     def _leave(self, request: Request) -> None:
         """Take it out of the running lists (or leave its entry in the queue, which is skipped later)."""

@@ -63,6 +63,7 @@ class Request:
         "finished_time",
         "first_scheduled_time",
         "first_token_time",
+        "host_copy",
         "host_table",
         "id",
         "in_flight",
@@ -141,6 +142,7 @@ class Request:
         self.num_slots = 0
         self.block_table: list[int] = []
         self.host_table: list[int] = []
+        self.host_copy: list[int] = []
         self.chain: list[int] = []
         self._boundary = 0
 

@@ -6,20 +6,23 @@ how many of them were right.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import torch
 
 from twofold.devices.base import Device, StepCost
 from twofold.engine.batch import Batch, Scheduled
-from twofold.engine.draft import ModelledDrafter
+from twofold.engine.draft import ModelledDrafts
 from twofold.engine.rank import Rank
 from twofold.engine.request import Request
+from twofold.engine.retention import Retention
 from twofold.engine.sampler import SampledRow, TokenLogprobs
 from twofold.models.cache import CacheLayer, CacheSize
 from twofold.models.step import StepInput
 from twofold.ops.attention import Span
+from twofold.ops.compaction import Compaction, Observed
 from twofold.ops.elementwise import Pool, Sample
 
 SCORED = 32
@@ -43,6 +46,7 @@ class Runner:
     """Executes batches on `rank`.
 
     allocates the caches on a real device; gives every running request a row in the per-sequence stores.
+    is_free: whether a cache block belongs to nobody.
     """
 
     def __init__(
@@ -51,13 +55,21 @@ class Runner:
         size: CacheSize,
         *,
         num_host_blocks: int = 0,
-        drafts: ModelledDrafter | None = None,
+        is_free: Callable[[int], bool] = lambda block: False,
+        drafts: ModelledDrafts | None = None,
+        retention: Retention | None = None,
+        overlapped: bool = False,
     ) -> None:
         self.rank = rank
         self.model = rank.model
         self.device = rank.device
         self.size = size
         self.drafts = drafts
+        self._is_free = is_free
+        self.retention = retention
+        self.overlapped = overlapped
+        if overlapped and rank.device.real:
+            rank.copier = ThreadPoolExecutor(1, "copier")
         self.caches: list[CacheLayer] = rank.caches
         self.block_bytes = rank.block_bytes
         self._free_rows = list(range(size.max_seqs - 1, -1, -1))
@@ -65,25 +77,39 @@ class Runner:
         if rank.device.real:
             self.where = rank.where
             rank.allocate(size, num_host_blocks)
+        elif rank.paging is not None:
+            rank.paging.prepare(rank.caches, size)
 
     # --- a step ---
 
     def run(self, batch: Batch) -> StepResult:
-        """Execute `batch`: its copies, the forward pass, the choice of tokens."""
+        """Execute `batch`: its compactions and copies, the forward pass, the choice of tokens."""
         if self.device.real:
             return self._compute(batch)
-        self.device.begin_step()
-        self._swap(batch)
+        device, copies = self.device, None
+        if self.overlapped and (batch.swap_out or batch.swap_in):
+            device.begin_step()
+            self._swap(batch)
+            copies = device.end_step()
+        device.begin_step()
+        self._compact(batch.compactions)
+        if copies is None:
+            self._swap(batch)
         if batch.entries:
             self.charge(self._shape(batch))
-        return StepResult(self.device.end_step(), counts=self._judge(batch))
+        cost = device.end_step()
+        if copies is not None:
+            cost = cost.beside(copies, getattr(device, "idle_watts", 0.0))
+        return StepResult(cost, counts=self._judge(batch))
 
     @torch.inference_mode()
     def _compute(self, batch: Batch) -> StepResult:
         device = self.device
         device.begin_step()
+        self._compact(batch.compactions)
         self._swap(batch)
         if not batch.entries:
+            self.rank.settle()
             return StepResult(device.end_step(), [])
         step = self._tensors(batch)
         logits = self.rank.forward(step)
@@ -100,6 +126,7 @@ class Runner:
             num, width = step.hidden.shape
             op = Pool(num, width, len(counts), step.hidden.element_size())
             result.pooled = device.execute(op, step.hidden, counts)
+        self.rank.settle()
         result.cost = device.end_step()
         return result
 
@@ -114,40 +141,54 @@ class Runner:
         """
         row = self._free_rows[-1]
         parts = []
-        start, last = 0, len(token_ids) - 1  # the newest token predicts nothing that is known
+        context = num_prompt - 1
+        start, slot, last = 0, 0, len(token_ids) - 1  # the newest token predicts nothing that is known
         while start < last:
-            prompt = start < num_prompt - 1
-            end = min(start + chunk, num_prompt - 1) if prompt else min(start + min(chunk, SCORED), last)
+            prompt = start < context
+            end = min(start + chunk, context) if prompt else min(start + min(chunk, SCORED), last)
             ids = token_ids[start:end]
+            keys = slot + len(ids)
             wanted = 0 if prompt else len(ids)
             step = StepInput(
-                [Span(len(ids), end)],
+                [Span(len(ids), keys)],
                 len(ids),
                 wanted,
                 torch.tensor(ids, device=self.where),
                 torch.arange(start, end, device=self.where),
-                torch.tensor(self._slots(table, start, end), device=self.where),
+                torch.tensor(self._slots(table, slot, keys), device=self.where),
                 rows=[row],
                 block_tables=[table],
                 block_size=self.size.block_size,
+                observed=self._observed([(start, len(ids), context)]),
             )
             self.device.begin_step()
             logits = self.rank.forward(step)
+            slot = keys if self.retention is None else self.retention.kept(keys, end, context)
+            if slot < keys:
+                self._compact([Compaction(table, keys, slot, end, context)])
             self.device.end_step()
             if logits is not None:
                 parts.append(logits.clone())  # the device's own are valid until its next step
             start = end
-        if self.rank.commits:
+        if self.rank.keeps_rows:
             self.rank.release(row)
         return torch.cat(parts)
 
-    def release(self, request: Request) -> None:
-        """`request` holds no device blocks any more: its row is free."""
+    def release(self, request: Request, *, settled: bool = True) -> None:
+        """`request` holds no device blocks any more: its row is free. settled: nothing is still to be copied
+        from the blocks that it held."""
         row = self._rows.pop(request.id, None)
         if row is not None:
-            if self.rank.commits:
-                self.rank.release(row)
+            if self.rank.keeps_rows:
+                held = self.rank.held(row) if settled else ()
+                self.rank.release(row, [block for block in held if self._is_free(block)])
             self._free_rows.append(row)
+
+    def follow(self, requests: Iterable[Request]) -> None:
+        """Take note of the blocks of `requests`, whose steps were charged without being shown here."""
+        if self.rank.paging is not None:
+            for request in requests:
+                self.rank.paging.follow(self._row(request), request.block_table)
 
     def close(self) -> None:
         """Let go of what outlives the engine: other ranks' processes."""
@@ -157,6 +198,8 @@ class Runner:
 
     def charge(self, step: StepInput) -> None:
         """Charge the modelled device for the forward pass of `step` and the choice of its tokens."""
+        if self.rank.paging is not None:
+            self.rank.paging.map(step, self.device)
         self.device.forward(self, step)
 
     def forward(self, step: StepInput, device: Device) -> None:
@@ -165,11 +208,14 @@ class Runner:
         if step.num_logits:
             device.execute(Sample(step.num_logits, self.model.spec.vocab_size))
 
-    @staticmethod
-    def _shape(batch: Batch) -> StepInput:
+    def _shape(self, batch: Batch) -> StepInput:
         spans = [Span(e.num_tokens, e.slot + e.num_tokens) for e in batch.entries]
         logits = sum([1 + e.num_drafts for e in batch.entries if e.samples])
-        return StepInput(spans, batch.num_tokens, logits)
+        step = StepInput(spans, batch.num_tokens, logits, observed=self._observed_of(batch))
+        if self.rank.paging is not None:
+            step.rows = [self._row(e.request) for e in batch.entries]
+            step.block_tables = [e.request.block_table for e in batch.entries]
+        return step
 
     def _judge(self, batch: Batch) -> list[int] | None:
         """How many tokens each entry yields; None: one each that samples."""
@@ -220,6 +266,7 @@ class Runner:
             [e.request.block_table for e in batch.entries],
             self.size.block_size,
             torch.tensor(pooled, device=where) if pooled else None,
+            self._observed_of(batch),
         )
 
     def _row(self, request: Request) -> int:
@@ -252,6 +299,32 @@ class Runner:
         request = entry.request
         if self.rank.commits and entry.num_drafts:
             self.rank.commit(self._rows[request.id], entry.num_keys - void, request.block_table)
+
+    # --- what stays in the cache ---
+
+    def _observed_of(self, batch: Batch) -> list[Observed | None]:
+        if self.retention is None:
+            return []
+        # What drafts attend to does not count: they may be wrong.
+        return self._observed(
+            [(e.start, e.num_tokens - e.num_drafts, e.request.num_context_tokens) for e in batch.entries]
+        )
+
+    def _observed(self, entries: Sequence[tuple[int, int, int]]) -> list[Observed | None]:
+        """For each (first position, tokens, context), the tokens that are watched (see
+        `StepInput.observed`)."""
+        if self.retention is None:
+            return []
+        seen = [self.retention.observed(*entry) for entry in entries]
+        return seen if any(s is not None for s in seen) else []
+
+    def _compact(self, compactions: Sequence[Compaction]) -> None:
+        if not compactions:
+            return
+        assert self.retention is not None
+        self.rank.compact(compactions)
+        self.retention.counters["compactions"] += len(compactions)
+        self.retention.counters["dropped"] += sum([c.entries - c.kept for c in compactions])
 
     def _swap(self, batch: Batch) -> None:
         for pairs, out in ((batch.swap_out, True), (batch.swap_in, False)):

@@ -11,7 +11,7 @@ from whoever is later, never the reverse: the first always makes progress, so no
 from __future__ import annotations
 
 from bisect import insort
-from heapq import heappop
+from heapq import heapify, heappop
 from operator import attrgetter
 
 from twofold.engine.batch import Batch, Scheduled
@@ -19,6 +19,7 @@ from twofold.engine.blocks import BlockManager
 from twofold.engine.policy import SchedulingPolicy
 from twofold.engine.queues import RUNNING, by_order
 from twofold.engine.request import Request, RequestStatus
+from twofold.engine.retention import Retention
 from twofold.engine.scheduler_config import SchedulerConfig
 from twofold.engine.steady import Steady
 
@@ -32,13 +33,20 @@ class Scheduler(Steady):
     """
 
     def __init__(
-        self, config: SchedulerConfig, blocks: BlockManager, policy: SchedulingPolicy | None = None
+        self,
+        config: SchedulerConfig,
+        blocks: BlockManager,
+        policy: SchedulingPolicy | None = None,
+        retention: Retention | None = None,
     ) -> None:
-        super().__init__(config, blocks, policy)
+        super().__init__(config, blocks, policy, retention)
         self._watermark = int(config.watermark * blocks.num_blocks)
         self._now = 0.0
         self._tokens_left = 0
         self._stalled = False
+        self._made_room = False
+        # Requests that lost their place in this step because ranks have changed.
+        self._ranked_out = 0
         # Set when the kind that goes second found no room; it then goes first in the next step.
         self._owed = False
         self.num_steps = 0
@@ -54,8 +62,14 @@ class Scheduler(Steady):
         self._now = now
         self.num_steps += 1
         self._tokens_left = self.config.max_num_batched_tokens
+        # What is free now may have been freed for whoever stalled: nobody else is let in first.
+        self._made_room = self._stalled and self.blocks.num_leaving > 0
         self._stalled = False
         policy = self.policy
+        self.blocks.settle()
+        if policy.period and batch.step % policy.period == 0:
+            self._rank_anew(batch)
+        self._ranked_out = len(batch.preempted)
         decodes_first = policy.decodes_first != self._owed
         self._owed = False
         if decodes_first:
@@ -66,12 +80,15 @@ class Scheduler(Steady):
             self._schedule_decodes(batch)
         if batch.entries:
             self._in_flight[batch.step] = batch
+        if self._compactions and not batch.is_empty:
+            batch.compactions += self._compactions.values()
+            self._compactions.clear()
         return batch
 
     def _schedule_decodes(self, batch: Batch) -> None:
         blocks = self.blocks
         size = blocks.block_size
-        step = batch.step
+        step, lookahead = batch.step, self.config.lookahead
         append = batch.entries.append
         candidates = self._decoding.copy()
         seats = len(candidates)
@@ -82,7 +99,7 @@ class Scheduler(Steady):
         left = self._tokens_left
         count = tokens = keys = pairs = 0
         for request in candidates:
-            if request.in_flight or request.status is not RUNNING:
+            if request.in_flight or request.status is not RUNNING or request.last_step == step:
                 continue
             if count == seats or not left:
                 break
@@ -93,6 +110,8 @@ class Scheduler(Steady):
             need = slot + drafts + 1
             if need > len(request.block_table) * size and not self._grow(request, need, batch):
                 continue
+            if lookahead:
+                self._grow_ahead(request, need + lookahead)
             num = 1 + drafts
             append(Scheduled(request, num, request.num_computed, slot, False, True, drafts))
             request.in_flight = True
@@ -108,6 +127,13 @@ class Scheduler(Steady):
         batch.num_decode_tokens += tokens
         batch.total_keys += keys
         batch.query_keys += pairs
+
+    def _grow_ahead(self, request: Request, num_slots: int) -> None:
+        """Get `request` the blocks that it will need soon, where more are free than admission leaves."""
+        most = request.num_slots + request.max_tokens - request.num_output_tokens
+        num_slots = min(num_slots, most, self.blocks.num_slots)
+        if self.blocks.num_free > self._watermark:
+            self.blocks.grow(request, num_slots)
 
     def _usable_drafts(self, request: Request, spare_tokens: int) -> int:
         """How many drafts are worth verifying now: those that limits allow and that fit without taking memory
@@ -128,17 +154,25 @@ class Scheduler(Steady):
 
     def _schedule_prefills(self, batch: Batch) -> None:
         for request in self._prefilling.copy():
-            if request.in_flight or request.status is not RUNNING:
+            if request.in_flight or request.status is not RUNNING or request.last_step == batch.step:
                 continue
-            num = self._chunk(request, request.num_tokens - request.num_computed, batch)
+            num = self._chunk(request, self._remaining(request, request.num_computed), batch)
             if not num:
                 return
             if self._grow(request, request.num_slots + num, batch):
                 self._append_prefill(request, num, batch)
             else:
                 self._owed = True
-        if not (self._stalled or batch.preempted):
+        held = self._stalled or (self._made_room and self.num_running)
+        if not held and len(batch.preempted) == self._ranked_out:
             self._admit_waiting(batch)
+
+    def _remaining(self, request: Request, computed: int) -> int:
+        """Tokens that it has to compute before something else is to be done. Where entries are dropped, its
+        context ends a chunk, so that what stays of it does not depend on preemptions."""
+        context = request.num_context_tokens
+        end = context if self.retention is not None and computed < context else request.num_tokens
+        return end - computed
 
     def _chunk(self, request: Request, remaining: int, batch: Batch) -> int:
         """Tokens of it to compute now; 0 where it has to wait for another step."""
@@ -177,7 +211,7 @@ class Scheduler(Steady):
         spare = blocks.num_free
         for request in self._prefilling:
             spare -= self._blocks_to_come(request)
-        while waiting and self.num_running < self.config.max_num_seqs:
+        while waiting and self.num_running + self.num_expected < self.config.max_num_seqs:
             request = waiting[0][2]
             if request.status is RequestStatus.FINISHED:
                 heappop(waiting)
@@ -203,7 +237,12 @@ class Scheduler(Steady):
 
     def _blocks_to_come(self, request: Request) -> int:
         total = request.num_slots + request.num_tokens - request.num_computed
+        if self.retention is not None:
+            total = max(request.num_slots, min(total, self._most_slots_of(request)))
         return self.blocks.blocks_for(total) - len(request.block_table)
+
+    def _most_slots_of(self, request: Request) -> int:
+        return self.most_slots(request.num_tokens, request.num_context_tokens)
 
     def _admit(self, request: Request, spendable: int, batch: Batch) -> bool:
         """Begin a prompt (or the recomputation of one) where its whole context fits in memory."""
@@ -214,11 +253,11 @@ class Scheduler(Steady):
         ):
             return False
         prefix = blocks.match_prefix(request)
-        need = blocks.blocks_for(request.num_tokens) - len(prefix) + blocks.num_idle(prefix)
+        need = blocks.blocks_for(self._most_slots_of(request)) - len(prefix) + blocks.num_idle(prefix)
         if need > spendable:
             self._refused = (request, spendable)
             return False
-        num = self._chunk(request, request.num_tokens - len(prefix) * blocks.block_size, batch)
+        num = self._chunk(request, self._remaining(request, len(prefix) * blocks.block_size), batch)
         if not num:
             return False
         blocks.attach(request, prefix)
@@ -240,19 +279,48 @@ class Scheduler(Steady):
             self._refused = (request, spendable)
             return False
         batch.swap_in += blocks.swap_in(request)
+        if blocks.swapping.overlapped:
+            request.last_step = batch.step  # while it is copied it takes part in nothing
         # It takes part from the next step on (or already in this one, where the decodes are still to be
         # scheduled).
         insort(self._prefilling if prefilling else self._decoding, request, key=by_order)
         return True
 
+    # Ranks change
+
+    def _rank_anew(self, batch: Batch) -> None:
+        """Rank all requests again; those that run and would not, if all were admitted in order, make room."""
+        for request in self.requests.values():
+            request.order = (self.policy.rank(request), request.order[1])
+        self._waiting = [(*r.order, r) for _, _, r in self._waiting if r.status is not RequestStatus.FINISHED]
+        heapify(self._waiting)
+        self._prefilling.sort(key=by_order)
+        self._decoding.sort(key=by_order)
+        self._refused = None
+        blocks = self.blocks
+        seats = self.config.max_num_seqs - self.num_expected
+        room = blocks.num_blocks - blocks.num_withheld - self._watermark
+        first_waiting = self._waiting[0][:2] if self._waiting else None
+        if first_waiting is None:
+            return
+        for request in sorted(self.requests.values(), key=by_order):
+            need = blocks.blocks_for(request.num_slots + request.num_tokens - request.num_computed + 1)
+            seats, room = seats - 1, room - need
+            running = request.status is RUNNING and not request.in_flight
+            if (seats < 0 or room < 0) and running and request.order > first_waiting:
+                self._preempt(request, batch)
+
     # Memory is short
 
     def _grow(self, request: Request, num_slots: int, batch: Batch) -> bool:
         """Get `request` its blocks, from those behind it if need be. False: it sits out this step."""
-        while not self.blocks.grow(request, num_slots):
+        blocks = self.blocks
+        while not blocks.grow(request, num_slots):
             victim = self._last_behind(request)
-            # What is being copied in cannot be thrown out in the same step.
-            if victim is None or batch.swap_in:
+            missing = blocks.blocks_for(num_slots) - len(request.block_table)
+            # What is being copied in cannot be thrown out in the same step; what is being copied out will be
+            # free in the next one.
+            if victim is None or batch.swap_in or missing <= blocks.num_free + blocks.num_leaving:
                 self._stalled = True
                 self.num_stalled += 1
                 return False
@@ -274,7 +342,7 @@ class Scheduler(Steady):
 
     def _preempt(self, request: Request, batch: Batch) -> None:
         swap = self.config.preemption == "swap" and self.blocks.can_swap_out(request)
-        if not swap and request.num_tokens > self.blocks.num_slots:
+        if not swap and self._most_slots_of(request) > self.blocks.num_slots:
             # Only evicting from its cache has let it grow this long; computing it again would not fit.
             self._end(request, "capacity", self._now)
             batch.finished.append(request)
@@ -288,7 +356,7 @@ class Scheduler(Steady):
             batch.swap_out += self.blocks.swap_out(request)
             request.status = RequestStatus.SWAPPED
         else:
-            self.blocks.free(request)
+            self._free(request)
             request.forget_computed()
             request.status = RequestStatus.WAITING
         self._enqueue(request)

@@ -19,7 +19,8 @@ class SchedulerConfig:
     cut (where not, only the recomputation of one that outgrew the token budget is); preemption: what happens
     to the cache of a request that has to make room; watermark: share of blocks that admission leaves free for
     running requests to grow into; pipeline_depth: batches kept in flight, over which running requests are
-    spread evenly.
+    spread evenly; lookahead: tokens ahead of need for which decoding requests get their blocks, where some
+    are to spare.
     """
 
     max_num_seqs: int = 256
@@ -29,6 +30,7 @@ class SchedulerConfig:
     preemption: Preemption = "recompute"
     watermark: float = 0.01
     pipeline_depth: int = 1
+    lookahead: int = 0
 
     def __post_init__(self) -> None:
         for name in ("max_num_seqs", "max_num_batched_tokens", "pipeline_depth"):

@@ -20,6 +20,7 @@ from twofold.models.build import ModelOptions, build_model
 from twofold.models.loading import load_checkpoint
 from twofold.models.parallel import Parallel
 from twofold.models.shard import Shard
+from twofold.models.sharing import with_caches_of
 from twofold.models.spec import ModelSpec
 from twofold.models.stored_weights import StoredWeights
 from twofold.models.tensors import Checkpoint
@@ -60,16 +61,24 @@ def build_share(
     calibration: Sequence[int] | None = None,
     recorded: dict[str, float] | None = None,
     progress: Progress | None = None,
+    weights_of: Transformer | None = None,
 ) -> Share:
     """The share of `device`'s rank. calibration: token ids for techniques that learn from them, on a real
-    device; all ranks learn together and come to the same."""
+    device; all ranks learn together and come to the same. weights_of: a model that was built for the same
+    plan, whose weights serve here too."""
     if device.real and calibration is not None:
         techniques = _calibrated(techniques, plan, device, spec, checkpoint, calibration, progress)
     actives = [
         activate(t, real=device.real, overrides=plan.behaviour, recorded=recorded or {}) for t in techniques
     ]
     limits = decide_limits(plan, device, spec, actives, checkpoint)
-    return Share(_model(plan, device, spec, checkpoint, actives, limits, progress), actives, limits)
+    if weights_of is None:
+        model = load_model(plan, device, spec, checkpoint, actives, limits, progress)
+    else:
+        options = model_options(plan, actives, limits, checkpoint, load=False)
+        options = replace(options, native=device.real and device.stored_weights)
+        model = with_caches_of(weights_of, build_model(spec, options))
+    return Share(model, actives, limits)
 
 
 def build_rank(setup: Setup) -> Rank:
@@ -89,7 +98,11 @@ def build_rank(setup: Setup) -> Rank:
     share = build_share(
         plan, make_techniques(plan, spec), device, spec, checkpoint, calibration=setup.calibration
     )
-    return Rank(share.model, device, the_one([a.prompt_filter for a in share.actives]))
+    filtering, paging = (
+        the_one([a.prompt_filter for a in share.actives]),
+        the_one([a.paging for a in share.actives]),
+    )
+    return Rank(share.model, device, filtering, paging)
 
 
 def _calibrated(
@@ -102,20 +115,22 @@ def _calibrated(
     progress: Progress | None,
 ) -> list[Technique]:
     limits = decide_limits(plan, device, spec, [], checkpoint)
-    plain = _model(plan, device, spec, checkpoint, [], limits, progress)
+    plain = load_model(plan, device, spec, checkpoint, [], limits, progress)
     with torch.inference_mode():
         return [t.calibrate(plain, device, ids) if t.needs_calibration else t for t in techniques]
 
 
-def _model(
+def load_model(
     plan: Plan,
     device: Device,
     spec: ModelSpec,
     checkpoint: Checkpoint | None,
     actives: Sequence[Active],
     limits: Limits,
-    progress: Progress | None,
+    progress: Progress | None = None,
 ) -> Transformer:
+    """The model of `spec` as the techniques that are on and the limits want it: with weights on a real
+    device, with shapes alone on a modelled one."""
     options = model_options(plan, actives, limits, checkpoint, load=device.real, rank=device.rank)
     options = replace(options, native=device.real and device.stored_weights)
     where: torch.device | None = device.where if device.real else None  # type: ignore[attr-defined]
@@ -145,9 +160,12 @@ def model_options(
         weight_scheme(limits.weights, actives),
         the_one([a.cache for a in actives]) or cache_scheme(limits.cache_format),
         the_one([a.selection for a in actives]),
+        the_one([a.attending for a in actives]),
+        the_one([a.retention for a in actives]),
         limits.block_size,
         limits.max_context,
         stored,
         rank=rank,
+        placement=the_one([a.placement for a in actives]),
         max_drafts=max([a.max_drafts for a in actives], default=0),
     )

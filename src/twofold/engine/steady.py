@@ -26,9 +26,13 @@ class Steady(Progress):
         next step has to be decided. Requests that arrive later change that, and so do drafts."""
         if self._in_flight or self._prefilling or self._owed or self.config.pipeline_depth > 1:
             return 0
+        if self.retention is not None:
+            return 0
         if not self._decoding or self._may_admit():
             return 0
         slots, context = self.blocks.num_slots, self._max_context
+        if self.blocks.num_leaving:
+            return 0
         steps = min(
             [
                 min(
@@ -40,6 +44,8 @@ class Steady(Progress):
                 for r in self._decoding
             ]
         )
+        if period := self.policy.period:
+            steps = min(steps, -self.num_steps % period)
         while steps and self._missing(steps) > self.blocks.num_free:
             steps //= 2
         return steps

@@ -10,17 +10,18 @@ from typing import NamedTuple
 class EngineTotals:
     """What the engine did since it was made.
 
-    steps, seconds and joules of them (prefill_seconds: of those with prompts in them), tokens computed and
-    yielded; decodes: decoding turns of single requests, drafts: those that had guesses, and how many guesses
-    there were and were right; drafted_by_position, accepted_by_position: the same by place in the draft, the
-    first one first; peak_blocks, peak_seqs: most cache blocks taken and most requests running at
-    once.
+    steps, seconds and joules of them (prefill_seconds: of those with prompts in them; draft_seconds: the part
+    in which a draft model guessed), tokens computed and yielded; decodes: decoding turns of single requests,
+    drafts: those that had guesses, and how many guesses there were and were right; drafted_by_position,
+    accepted_by_position: the same by place in the draft, the first one first; peak_blocks, peak_seqs: most
+    cache blocks taken and most requests running at once.
     """
 
     steps: int = 0
     busy_seconds: float = 0.0
     joules: float | None = 0.0
     prefill_seconds: float = 0.0
+    draft_seconds: float = 0.0
     prompt_tokens: int = 0
     output_tokens: int = 0
     filtered_prompts: int = 0

@@ -12,9 +12,9 @@ from twofold.explore.objectives import Front
 from twofold.explore.outcome import Figures, Winner
 from twofold.explore.plan import Exploration, LatencyLimit, Objective
 from twofold.explore.search import Progress, Search
-from twofold.jobs.models import find_checkpoint
 from twofold.jobs.predict import predict_plan
 from twofold.jobs.run import run_plan
+from twofold.models.find import find_checkpoint
 from twofold.models.spec import ModelSpec
 from twofold.models.tensors import Checkpoint
 from twofold.plan import Plan

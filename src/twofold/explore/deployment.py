@@ -64,6 +64,11 @@ class Deployed:
         self.frontend = get_serving(plan.engine.serving).frontend
         self.filter = the_one([active.prompt_filter for active in engine.actives])
         drafts = engine.runner.drafts
+        if drafts is not None and drafts.runs_model:
+            raise ValueError(
+                "a search estimates steps of the model alone, not those of a draft model before them: use "
+                "`twofold predict` or `twofold compare` for plans with one"
+            )
         self._drafting = (0.0, 0) if drafts is None else (drafts.rate, round(drafts.drafted))
         self.yielded = 1.0 if drafts is None else 1.0 + drafts.rate * drafts.accepted
         self._plans: dict[Limits, MemoryPlan] = {}

@@ -11,7 +11,7 @@ from twofold.explore.estimate import SteadyState
 from twofold.explore.load import Estimate, Shape
 from twofold.explore.plan import LatencyLimit
 from twofold.explore.space import Candidate, Setting
-from twofold.jobs.models import find_spec, find_stored
+from twofold.models.find import find_spec, find_stored
 from twofold.plan import Plan
 
 PERCENTILES = ("p50", "p90")

@@ -19,8 +19,8 @@ from twofold.explore.quality import KnownQuality, known_quality, recorded_runs
 from twofold.explore.search import Found, Progress, Search
 from twofold.explore.space import Deployment, Space
 from twofold.explore.workers import LocalPool, Pool, RayPool
-from twofold.jobs.models import find_spec, find_stored, find_tokenizer_source
 from twofold.jobs.recorded import find_recorded
+from twofold.models.find import find_spec, find_stored, find_tokenizer_source
 from twofold.models.spec import ModelSpec
 from twofold.report.store import Store
 from twofold.workloads.workload import make_workload

@@ -15,9 +15,9 @@ from twofold.engine.build import Progress, build_engine
 from twofold.engine.engine import Engine, Prompt
 from twofold.engine.request import Request, SamplingParams
 from twofold.jobs.intervals import inverse, precision_in, standing_of, widened
-from twofold.jobs.models import find_checkpoint, find_spec, find_stored
 from twofold.jobs.predict import label_of
 from twofold.jobs.run import load_engine
+from twofold.models.find import find_checkpoint, find_spec, find_stored
 from twofold.plan import Plan
 from twofold.report.schema import Confidence, Figure
 

@@ -13,9 +13,9 @@ from twofold.devices.registry import is_real
 from twofold.engine.build import Progress, build_engine
 from twofold.engine.engine import Engine
 from twofold.engine.request import SamplingParams
-from twofold.jobs.models import find_checkpoint, find_spec
 from twofold.jobs.steps import StepPredictor
 from twofold.measure.module_profile import ModuleProfiler
+from twofold.models.find import find_checkpoint, find_spec
 from twofold.models.modules import HOST, ModuleNames, in_order
 from twofold.models.step import StepInput
 from twofold.ops.attention import Span

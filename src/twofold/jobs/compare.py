@@ -9,11 +9,11 @@ from typing import Any
 from twofold.devices.catalog import THIS_CPU
 from twofold.engine.active import NotReachedError
 from twofold.engine.build import Progress, make_techniques
-from twofold.jobs.models import find_checkpoint
 from twofold.jobs.predict import label_of, predict_plan
 from twofold.jobs.run import quality_baseline, run_plan
 from twofold.kernels.cpu.cache_formats import FORMATS
 from twofold.measure.quality import QualityBaseline
+from twofold.models.find import find_checkpoint
 from twofold.models.tensors import Checkpoint
 from twofold.plan import Plan, TechniqueUse
 from twofold.report.comparison import Comparison, Row

@@ -8,7 +8,7 @@ from typing import Any
 from twofold.devices.registry import make_device
 from twofold.engine.active import activate
 from twofold.engine.build import decide_limits, make_techniques
-from twofold.jobs.models import find_spec
+from twofold.models.find import find_spec
 from twofold.plan import Plan
 
 

@@ -6,8 +6,10 @@ from twofold.devices.registry import is_real, make_device
 from twofold.engine.build import Progress, build_engine
 from twofold.engine.engine import Engine
 from twofold.engine.request import Request
-from twofold.jobs.models import find_spec, find_stored, find_tokenizer_source
+from twofold.fleet.build import build_fleet, fleet_technique
+from twofold.fleet.fleet import Fleet
 from twofold.jobs.result import Played, make_result
+from twofold.models.find import find_spec, find_stored, find_tokenizer_source
 from twofold.models.spec import ModelSpec
 from twofold.models.tensors import Checkpoint
 from twofold.plan import Plan
@@ -48,15 +50,13 @@ def predict_plan(
     requests: list[Request] = []
     seconds = 0.0
     for replica in range(replicas):
-        engine = build_engine(
-            plan, make_device(device, **plan.parallel.model_dump()), spec, stored, recorded=recorded
-        )
+        engine = _build(plan, device, spec, stored, recorded)
         share = _share(workload, replica, replicas)
         if not share.items:
             continue
         ended = _play(engine, share, progress, len(requests), len(workload.items))
         engine.check_techniques()
-        engines.append(engine)
+        engines += engine.engines
         requests += ended
         seconds = max(seconds, max(r.last_token_time or 0.0 for r in ended) - share.items[0].time)
     return make_result(
@@ -68,6 +68,20 @@ def predict_plan(
         model=plan.model,
         quality_missing="a prediction computes no tokens; run the plan to measure quality",
     )
+
+
+def _build(
+    plan: Plan,
+    device: str,
+    spec: ModelSpec,
+    stored: Checkpoint | None,
+    recorded: dict[str, float] | None,
+) -> Engine | Fleet:
+    """What plays the workload: an engine, or several where a technique works on several."""
+    if fleet_technique(plan) is not None:
+        return build_fleet(plan, spec, stored, device=device, recorded=recorded)
+    where = make_device(device, **plan.parallel.model_dump())
+    return build_engine(plan, where, spec, stored, recorded=recorded)
 
 
 def label_of(plan: Plan) -> str:
@@ -87,7 +101,7 @@ def _share(workload: Workload, replica: int, replicas: int) -> Workload:
 
 
 def _play(
-    engine: Engine, share: Workload, progress: Progress | None, before: int, total: int
+    engine: Engine | Fleet, share: Workload, progress: Progress | None, before: int, total: int
 ) -> list[Request]:
     done = before
 

@@ -93,9 +93,11 @@ def make_result(
     one = "every request yields one token"
     ttft, tpot = mean("ttft", "no request yielded a token"), mean("tpot", one)
     itl, e2e = mean("itl", one), mean("e2e", "no request yielded a token")
-    joules = (
-        None if any(t.joules is None for t in totals) else sum(t.joules or 0.0 for t in totals) / len(engines)
-    )
+    joules = None
+    if all(t.joules is not None for t in totals):
+        # Each of the replicas of one deployment counts the energy of all of them.
+        replicas = len(engines) if plan.parallel.dp > 1 else 1
+        joules = sum(t.joules or 0.0 for t in totals) / replicas
     energy = None
     if joules is None or not output:
         missing["energy_per_token"] = energy_missing or "no energy meter was read"
@@ -139,13 +141,14 @@ def make_result(
             weights=memory.weights,
             cache=max(e.memory.cache_in_use(e.totals.peak_blocks, e.totals.peak_seqs) for e in engines),
             activations=memory.activations,
+            other=max(memory.held.total(e.totals.peak_blocks, e.totals.peak_seqs) for e in engines),
             capacity=memory.capacity,
             grown=grown,
         ),
         energy_per_token=energy,
         confidence=device.confidence,
         behaviour=behaviour_of(engines),
-        counters=_counters(engine),
+        counters=_counters(engines),
         breakdown=_breakdown(device, work),
         ceilings=ceilings(engine),
         derived={k: v for k, v in engine.derived.items() if isinstance(v, str | int | float | bool)},
@@ -170,16 +173,19 @@ def behaviour_of(engines: Sequence[Engine]) -> dict[str, BehaviourValue]:
 
 
 def measured_behaviour(engines: Sequence[Engine]) -> dict[str, float]:
-    """What drafting turned out to be, in the quantities that predictions use."""
+    """What depends on data as it turned out to be, in the quantities that predictions use."""
+    found = {name: value for active in engines[0].actives for name, value in active.measured().items()}
     decodes = sum(e.totals.decodes for e in engines)
     drafts = sum(e.totals.drafts for e in engines)
     if engines[0].drafter is None or not decodes:
-        return {}
+        return found
     drafted, accepted = sum(e.totals.drafted for e in engines), sum(e.totals.accepted for e in engines)
     return {
+        **found,
         "draft_rate": drafts / decodes,
         "draft_length": drafted / max(drafts, 1),
         "accepted_length": accepted / max(drafts, 1),
+        **engines[0].drafter.measured(engines[0].totals),
     }
 
 
@@ -210,20 +216,23 @@ def _percentiles(values: list[float]) -> dict[Percentile, Figure]:
     return {name: Figure.exact(ordered[round(share * last)], "s") for name, share in _PERCENTILES.items()}
 
 
-def _counters(engine: Engine) -> dict[str, dict[str, float]]:
-    blocks, t = engine.scheduler.blocks, engine.totals
+def _counters(engines: Sequence[Engine]) -> dict[str, dict[str, float]]:
+    """What all instances did together, and the most blocks that one of them took."""
+    totals = [e.totals for e in engines]
     found: dict[str, dict[str, float]] = {
         "engine": {
-            "steps": t.steps,
-            "prompt_tokens": t.prompt_tokens,
-            "output_tokens": t.output_tokens,
-            "peak_cache_blocks": t.peak_blocks,
-            "preemptions": engine.scheduler.num_preempted,
-            "prefix_hit_tokens": blocks.hit_tokens,
+            "steps": sum(t.steps for t in totals),
+            "prompt_tokens": sum(t.prompt_tokens for t in totals),
+            "output_tokens": sum(t.output_tokens for t in totals),
+            "peak_cache_blocks": max(t.peak_blocks for t in totals),
+            "preemptions": sum(e.scheduler.num_preempted for e in engines),
+            "prefix_hit_tokens": sum(e.scheduler.blocks.hit_tokens for e in engines),
         }
     }
-    for active in engine.actives:
-        found[active.technique.info.name] = {k: float(v) for k, v in active.counters.items()}
+    for place, active in enumerate(engines[0].actives):
+        alike = [active] if active.fleet is not None else [e.actives[place] for e in engines]
+        counters = [a.counters for a in alike]
+        found[active.technique.info.name] = {k: float(sum(c[k] for c in counters)) for k in counters[0]}
     return found
 
 

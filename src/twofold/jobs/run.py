@@ -7,21 +7,24 @@ import contextlib
 import ctypes
 import gc
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 
+from twofold.devices.base import Device
 from twofold.devices.registry import is_real, make_device
 from twofold.engine.build import Progress, build_engine
 from twofold.engine.engine import Engine
 from twofold.engine.request import Request, SamplingParams
-from twofold.jobs.models import find_checkpoint
+from twofold.fleet.build import build_fleet, fleet_technique
+from twofold.fleet.fleet import Fleet
 from twofold.jobs.predict import label_of
 from twofold.jobs.result import Played, make_result, measured_behaviour
 from twofold.measure.quality import QualityBaseline, measure_quality
 from twofold.measure.sampler import Sampler
 from twofold.measure.sensors import NO_SENSORS, EnergyMeter, find_energy_meter
+from twofold.models.find import find_checkpoint
 from twofold.models.tensors import Checkpoint
 from twofold.plan import Plan
 from twofold.report.schema import Figure, Result
@@ -64,7 +67,7 @@ def run_plan(
     if plan.quality.enabled and baseline is None:
         baseline = quality_baseline(plan, checkpoint, progress)
     before = _resident_bytes()
-    with contextlib.closing(load_engine(plan, checkpoint, profile=profile, progress=progress)) as engine:
+    with contextlib.closing(_load(plan, checkpoint, profile, progress)) as engine:
         workload = make_workload(
             plan.workload, checkpoint.tokenizer, real=True, vocab=checkpoint.spec.vocab_size
         )
@@ -74,15 +77,15 @@ def run_plan(
             played = play(engine, workload, progress)
         engine.check_techniques()
         grown = _resident_bytes() - before - _mapped_bytes(checkpoint)
-        behaviour = measured_behaviour([engine])
+        behaviour = measured_behaviour(engine.engines)
         result = make_result(
             plan,
-            [engine],
+            engine.engines,
             played,
             workload,
             label=label or label_of(plan),
             model=plan.model,
-            grown=grown if engine.device.name == "cpu" else None,
+            grown=grown if plan.device == "cpu" else None,
             energy_missing=why,
         )
         result = _with_energy(result, sampler.joules, played)
@@ -90,7 +93,7 @@ def run_plan(
             baseline is not None and plan.quality.enabled
         ):  # after the result: scoring is no part of what was timed
             missing = {name: why for name, why in result.missing.items() if name != "quality"}
-            quality = measure_quality(engine, baseline, progress)
+            quality = measure_quality(engine.engines[0], baseline, progress)
             result = result.model_copy(update={"quality": quality, "missing": missing})
         return RunOutcome(result, behaviour)
 
@@ -118,22 +121,35 @@ def load_engine(
 ) -> Engine:
     """The plan's engine on its real device, with weights. With tp above 1 it holds processes: close it."""
     gc.collect()
-    device = make_device(
-        plan.device, **plan.parallel.model_dump(), **plan.engine.device_options, profile=profile
-    )
-    tokenizer = checkpoint.tokenizer
+    device = _device(plan, plan.device, profile)
+    ids = _calibration(checkpoint)
+    return build_engine(plan, device, checkpoint.spec, checkpoint, calibration=ids, progress=progress)
 
-    def calibration() -> Sequence[int]:
-        return checkpoint.text_tokenizer().encode(prose()[-20_000:], special=False)[:CALIBRATION_TOKENS]
 
-    return build_engine(
+def _load(plan: Plan, checkpoint: Checkpoint, profile: bool, progress: Progress | None) -> Engine | Fleet:
+    """What plays the workload: an engine, or several where a technique works on several."""
+    if fleet_technique(plan) is None:
+        return load_engine(plan, checkpoint, profile=profile, progress=progress)
+    gc.collect()
+    return build_fleet(
         plan,
-        device,
         checkpoint.spec,
         checkpoint,
-        calibration=calibration if tokenizer is not None else None,
+        make=lambda name: _device(plan, name, profile),
+        calibration=_calibration(checkpoint),
         progress=progress,
     )
+
+
+def _device(plan: Plan, name: str, profile: bool) -> Device:
+    return make_device(name, **plan.parallel.model_dump(), **plan.engine.device_options, profile=profile)
+
+
+def _calibration(checkpoint: Checkpoint) -> Callable[[], Sequence[int]] | None:
+    """What techniques learn from, where the model knows text."""
+    if checkpoint.tokenizer is None:
+        return None
+    return lambda: checkpoint.text_tokenizer().encode(prose()[-20_000:], special=False)[:CALIBRATION_TOKENS]
 
 
 def quality_baseline(plan: Plan, checkpoint: Checkpoint, progress: Progress | None = None) -> QualityBaseline:
@@ -142,7 +158,7 @@ def quality_baseline(plan: Plan, checkpoint: Checkpoint, progress: Progress | No
         return QualityBaseline.of(engine, plan.quality, progress)
 
 
-def play(engine: Engine, workload: Workload, progress: Progress | None = None) -> Played:
+def play(engine: Engine | Fleet, workload: Workload, progress: Progress | None = None) -> Played:
     """Run `workload` on `engine`, whose totals then describe it alone."""
     engine.reset_totals()
     total, done = len(workload.items), 0
@@ -158,13 +174,14 @@ def play(engine: Engine, workload: Workload, progress: Progress | None = None) -
     return Played(requests, max(r.last_token_time or start for r in requests) - start)
 
 
-def warm_up(engine: Engine, workload: Workload) -> None:
-    """One short request, so that first-time costs of libraries are not measured."""
+def warm_up(engine: Engine | Fleet, workload: Workload) -> None:
+    """One short request for each instance, so that first-time costs of libraries are not measured."""
     prompt = workload.items[0].prompt
     assert not isinstance(prompt, int | str)
     params = SamplingParams(max_tokens=4, ignore_eos=True)
-    engine.play([(0.0, list(prompt)[-WARM_UP_TOKENS:], params)])
-    engine.scheduler.blocks.forget_cached()
+    engine.play([(0.0, list(prompt)[-WARM_UP_TOKENS:], params)] * len(engine.engines))
+    for each in engine.engines:
+        each.scheduler.blocks.forget_cached()
 
 
 def _mapped_bytes(checkpoint: Checkpoint) -> int:

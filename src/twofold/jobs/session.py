@@ -10,9 +10,9 @@ from twofold.devices.registry import is_real
 from twofold.engine.build import Progress
 from twofold.engine.engine import Prompt
 from twofold.engine.request import SamplingParams
-from twofold.jobs.models import find_checkpoint
 from twofold.jobs.predict import label_of
 from twofold.jobs.run import load_engine
+from twofold.models.find import find_checkpoint
 from twofold.plan import Plan
 from twofold.report.schema import Figure
 

@@ -9,7 +9,7 @@ from twofold.devices.base import StepCost
 from twofold.devices.modelled import ModelledDevice
 from twofold.devices.registry import is_real, make_device
 from twofold.engine.build import Limits, build_engine, decide_limits
-from twofold.jobs.models import find_spec, find_stored
+from twofold.models.find import find_spec, find_stored
 from twofold.models.spec import ModelSpec
 from twofold.models.step import StepInput
 from twofold.models.tensors import Checkpoint

@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 from twofold.devices.catalog import THIS_CPU, this_cpu_path
 from twofold.devices.registry import is_real
 from twofold.engine.build import Progress
-from twofold.jobs.models import find_checkpoint
 from twofold.jobs.predict import label_of, predict_plan
 from twofold.jobs.run import load_engine, warm_up
 from twofold.measure.sampler import Sample, Sampler
 from twofold.measure.sensors import find_energy_meter, find_sensors
+from twofold.models.find import find_checkpoint
 from twofold.plan import Plan
 from twofold.workloads.workload import Item, make_workload
 

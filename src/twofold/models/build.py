@@ -46,6 +46,9 @@ class _Builder(SublayerBuilder):
             layers.append(self.layer(i))
             if progress is not None:
                 progress(i + 1, spec.num_layers)
+        placement = self.options.placement
+        if placement is not None and self.checkpoint is not None:
+            placement.finish()
         embed = self.weights.table(Part("embed", whole(spec.vocab_size), self.hidden))
         head = self.head(embed)
         if spec.tied_embeddings and isinstance(embed, torch.Tensor) and "weight" in head.tensors:
@@ -79,6 +82,7 @@ class _Builder(SublayerBuilder):
             norm,
             self.weights.small_bytes,
             [Shard(rank, self.shard.world).vocabulary(spec).size for rank in range(self.shard.world)],
+            placement,
         )
 
     def head(self, embed: Maybe | PackedMatrix) -> Matrix:
@@ -105,10 +109,10 @@ class _Builder(SublayerBuilder):
             layer.mlp_norm = self.weights.norm(at + "mlp_norm", spec.hidden, spec.norm)
             if spec.post_norms:
                 layer.post_mlp_norm = self.weights.norm(at + "post_mlp_norm", spec.hidden, spec.norm)
+        if self.options.placement is not None:
+            self.options.placement.place(layer, n, real=self.checkpoint is not None)
         layer.signature = (
-            None
-            if attention is None
-            else (spec.layer_window(i), type(attention.cache), attention.cache.block_bytes()),
+            None if attention is None else (spec.layer_window(i), attention.cache.cost_key),
             None if mlp is None else spec.has_experts(i),
             tuple((m.format.name, m.nbytes, m.space) for m in layer.matrices()),
         )

@@ -10,16 +10,19 @@ from __future__ import annotations
 
 import math
 import mmap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 
 from twofold.devices.base import Device
+from twofold.models.attending import Attending
+from twofold.models.entries import Entries
+from twofold.models.retaining import Retainer
 from twofold.models.step import StepInput
 from twofold.ops.attention import Attention, CacheWrite
-from twofold.ops.base import Precision
+from twofold.ops.base import DEVICE, Precision
 
 if TYPE_CHECKING:
     from twofold.kernels.cpu.context import CpuContext
@@ -60,10 +63,13 @@ class CacheSize:
     max_seqs: int
 
 
-class CacheLayer:
+class CacheLayer(Entries):
     """Base of cache layers. Subclasses store entries in their own way and count their own bytes.
 
-    tensors: what is allocated (nothing until `allocate`). A modelled device never allocates.
+    tensors: what is allocated (nothing until `allocate`). A modelled device never allocates. physical: where
+    the tensors are ranges of virtual memory, the blocks that appear in them, by number. attending: how
+    queries attend; None is plain attention. retainer: what chooses the entries that stay; None: all do.
+    parameters: learned tensors, which count as weights. space: the memory in which blocks lie.
     """
 
     shareable: bool = True
@@ -75,6 +81,9 @@ class CacheLayer:
     stored_as: str = ""
     """How entries are stored, for devices whose kernels differ by it; "" as activations are."""
 
+    parts: int = 2
+    """Tensors that a block is spread over: keys and values."""
+
     max_drafts: int = 0
     """Guesses that a sequence may have at once; the engine sets it before anything is counted."""
 
@@ -82,6 +91,11 @@ class CacheLayer:
         self.heads = heads
         self.block_size = block_size
         self.tensors: dict[str, torch.Tensor] = {}
+        self.parameters: dict[str, torch.Tensor] = {}
+        self.physical: dict[str, torch.Tensor] = {}
+        self.attending: Attending | None = None
+        self.retainer: Retainer | None = None
+        self.space = DEVICE
         self._written: tuple[int, ...] = ()
 
     # --- bytes: counted, the same on real and modelled devices ---
@@ -90,8 +104,16 @@ class CacheLayer:
         """Bytes of one block."""
         raise NotImplementedError
 
+    def block_parts(self) -> tuple[int, ...]:
+        """Bytes of one block in each of the tensors; empty where entries do not lie in blocks alone."""
+        return ()
+
     def sequence_bytes(self) -> int:
         """Bytes of the per-sequence store (recent entries in full precision, say); 0 where there is none."""
+        return 0
+
+    def parameter_bytes(self) -> int:
+        """Bytes of `parameters`, which count as weights; 0 where there are none."""
         return 0
 
     def read_bytes(self, step: StepInput) -> int:
@@ -115,12 +137,20 @@ class CacheLayer:
     @property
     def cost_key(self) -> object:
         """Equal for cache layers whose `ops` are equal for equal steps."""
-        return type(self), self.heads, self.block_size, self.block_bytes(), self.sequence_bytes()
+        method = None if self.attending is None else self.attending.cost_key
+        keeps = None if self.retainer is None else self.retainer.cost_key
+        stored = self.block_bytes(), self.sequence_bytes()
+        return type(self), self.heads, self.block_size, *stored, method, keeps, self.space
+
+    @property
+    def blocks(self) -> dict[str, torch.Tensor]:
+        """The tensors whose blocks have the engine's numbers: what is copied to and from other memories."""
+        return self.physical or self.tensors
 
     @property
     def allocated(self) -> int:
         """Bytes of the tensors that are really held."""
-        return sum(t.numel() * t.element_size() for t in self.tensors.values())
+        return sum(t.numel() * t.element_size() for t in self.blocks.values())
 
     # --- storage: real devices only ---
 
@@ -159,12 +189,13 @@ class CacheLayer:
     ) -> None:
         """Copy blocks between this cache and `other` (same tensors, in a second memory): (device block, host
         block)."""
-        for name, tensor in self.tensors.items():
-            for here, there in pairs:
+        for name, tensor in self.blocks.items():
+            for here, there, count in runs(pairs):
+                mine, theirs = tensor[here : here + count], other[name][there : there + count]
                 if out:
-                    other[name][there].copy_(tensor[here])
+                    theirs.copy_(mine)
                 else:
-                    tensor[here].copy_(other[name][there])
+                    mine.copy_(theirs)
 
     # --- the step ---
 
@@ -178,13 +209,27 @@ class CacheLayer:
     ) -> torch.Tensor | None:
         """Append k, v and attend: q [T, H, D] to [T, H · v_dim]. Attention techniques override this."""
         write, attention = self.ops(step)
-        out: torch.Tensor | None
         if self.attends_first:
-            out = device.execute(attention, q, self, step, k, v)
+            out = self._answer(device, step, attention, q, k, v)
             device.execute(write, self, step, k, v)
-            return out
-        device.execute(write, self, step, k, v)
-        out = device.execute(attention, q, self, step)
+        else:
+            device.execute(write, self, step, k, v)
+            out = self._answer(device, step, attention, q)
+        if step.observed and self.retainer is not None:
+            self.retainer.observe(device, self, step, q)
+        return out
+
+    def _answer(
+        self,
+        device: Device,
+        step: StepInput,
+        attention: Attention,
+        q: torch.Tensor | None,
+        *new: torch.Tensor | None,
+    ) -> torch.Tensor | None:
+        if self.attending is not None:
+            return self.attending.attend(device, self, step, attention, q, *new)
+        out: torch.Tensor | None = device.execute(attention, q, self, step, *new)
         return out
 
     def ops(self, step: StepInput) -> tuple[CacheWrite, Attention]:
@@ -193,22 +238,24 @@ class CacheLayer:
         tokens = step.num_tokens
         written = tokens, h.stored_width, self.write_bytes(step), h.act_bytes, self.pack_flop(step)
         if written != self._written:  # recurs from step to step, unlike attention
-            self._written, self._write = written, CacheWrite(*written, format=self.stored_as)
-        return (
-            self._write,
-            Attention(
-                step.totals(h.window),
-                h.heads,
-                h.kv_heads,
-                h.head_dim,
-                h.v_dim,
-                self.read_bytes(step),
-                h.compute,
-                h.act_bytes,
-                self.widen_flop(step),
-                format=self.stored_as,
-            ),
+            self._written = written
+            self._write = CacheWrite(*written, space=self.space, format=self.stored_as)
+        attention = Attention(
+            step.totals(h.window),
+            h.heads,
+            h.kv_heads,
+            h.head_dim,
+            h.v_dim,
+            self.read_bytes(step),
+            h.compute,
+            h.act_bytes,
+            self.widen_flop(step),
+            space=self.space,
+            format=self.stored_as,
         )
+        if self.attending is not None:
+            attention = self.attending.op(attention, step)
+        return self._write, attention
 
 
 class DenseCache(CacheLayer):
@@ -216,7 +263,12 @@ class DenseCache(CacheLayer):
 
     def block_bytes(self) -> int:
         """Bytes of one block."""
-        return self.block_size * self.heads.stored_width * self.heads.act_bytes
+        return self.block_size * (self.heads.stored_width * self.heads.act_bytes + self.score_bytes)
+
+    def block_parts(self) -> tuple[int, ...]:
+        """Keys and values."""
+        h, entries = self.heads, self.block_size * self.heads.kv_heads * self.heads.act_bytes
+        return (entries * h.head_dim,) if h.shared_kv else (entries * h.head_dim, entries * h.v_dim)
 
     def read_bytes(self, step: StepInput) -> int:
         """Every visible entry once, for all query heads of its group."""
@@ -238,16 +290,40 @@ class DenseCache(CacheLayer):
             "k": reserve((*shape, h.head_dim), dtype, where),
             "v": reserve((*shape, h.v_dim), dtype, where),
         }
+        self.allocate_scores(size, where)
 
     def write(self, step: StepInput, k: torch.Tensor, v: torch.Tensor) -> None:
         """Scatter to `step.slots`."""
         assert step.slots is not None
-        self.tensors["k"].flatten(0, 1).index_copy_(0, step.slots, k)
-        self.tensors["v"].flatten(0, 1).index_copy_(0, step.slots, v)
+        self.store(step.slots, k, v)
+
+    def store(self, slots: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
+        """Scatter."""
+        self.tensors["k"].flatten(0, 1).index_copy_(0, slots, k)
+        self.tensors["v"].flatten(0, 1).index_copy_(0, slots, v)
+
+    def by_slot(self) -> Iterator[torch.Tensor]:
+        """The tensors as they are."""
+        yield from self.tensors.values()
+
+    def load_keys(self, slots: torch.Tensor) -> torch.Tensor:
+        """Gather the slots' keys."""
+        return self.tensors["k"].flatten(0, 1).index_select(0, slots).permute(1, 2, 0)
+
+    def key_cost(self, entries: int) -> tuple[int, int]:
+        """Keys are stored as they are computed with."""
+        return entries * self.heads.kv_heads * self.heads.head_dim * self.heads.act_bytes, 0
 
     def read(self, step: StepInput, seq: int, *new: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Gather the sequence's slots."""
-        slots = step.tables[seq]
+        """Gather the sequence's slots, or look at them where they follow each other."""
+        if step.starts is not None:
+            first, count = step.starts[seq], step.spans[seq].keys
+            k, v = (self.tensors[name].flatten(0, 1).narrow(0, first, count) for name in "kv")
+            return k, v
+        return self.load(step.tables[seq])
+
+    def load(self, slots: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Gather."""
         return (
             self.tensors["k"].flatten(0, 1).index_select(0, slots),
             self.tensors["v"].flatten(0, 1).index_select(0, slots),
@@ -264,8 +340,22 @@ def reserve(shape: tuple[int, ...], dtype: torch.dtype, where: torch.device) -> 
     return torch.frombuffer(pages, dtype=dtype).view(shape)
 
 
+def runs(pairs: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int, int]]:
+    """Pieces (first, first, length) of block pairs that are contiguous on both sides, in order."""
+    begin = 0
+    for index in range(1, len(pairs) + 1):
+        if index < len(pairs):
+            (a, b), following = pairs[index - 1], pairs[index]
+            if following == (a + 1, b + 1):
+                continue
+        yield (*pairs[begin], index - begin)
+        begin = index
+
+
 class CacheScheme(Protocol):
-    """How the cache of a layer is stored. Technique seam."""
+    """How the cache of a layer is stored. Technique seam. Where what it does depends on data, it also has
+    `expect(behaviour)`, which is given the quantities of its technique's `info.behaviour`, and `measured()`,
+    which returns them as they were."""
 
     def cache_layer(self, heads: Heads, block_size: int, layer: int) -> CacheLayer:
         """The cache of layer number `layer`, not yet allocated."""

@@ -19,6 +19,11 @@ class Fp8Cache(CacheLayer):
         """Bytes of one block."""
         return self.block_size * self.heads.stored_width
 
+    def block_parts(self) -> tuple[int, ...]:
+        """Keys and values."""
+        h, entries = self.heads, self.block_size * self.heads.kv_heads
+        return (entries * h.head_dim,) if h.shared_kv else (entries * h.head_dim, entries * h.v_dim)
+
     def read_bytes(self, step: StepInput) -> int:
         """Every visible entry once, for all query heads of its group."""
         return step.totals(self.heads.window).keys * self.heads.stored_width

@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from twofold.models.attending import AttendingScheme
 from twofold.models.cache import CacheScheme
 from twofold.models.parallel import Parallel
+from twofold.models.placement import Placement
+from twofold.models.retaining import RetainerScheme
 from twofold.models.stored_weights import StoredWeights
 from twofold.models.weights import WeightScheme
 from twofold.ops.base import Precision
@@ -46,9 +49,12 @@ class ModelOptions:
     weights: WeightScheme | None = None
     cache: CacheScheme | None = None
     selection: LayerSelection | None = None
+    attending: AttendingScheme | None = None
+    retainers: RetainerScheme | None = None
     block_size: int = 16
     max_positions: int | None = None
     stored: StoredWeights | None = None
     native: bool = False
     rank: int = 0
     max_drafts: int = 0
+    placement: Placement | None = None

@@ -64,15 +64,23 @@ class PackedMatrix(Matrix):
         return self._nbytes
 
     def part(self, start: int, stop: int) -> PackedMatrix:
-        """Rows `start` to `stop` of a matrix of one segment, in the same memory; `start` begins a strip."""
-        (segment,) = self.segments
-        assert start % PACKED_ROWS == 0, start
-        mine = Segment(segment.format, stop - start)
+        """Rows `start` to `stop`, in the same memory; `start` begins a strip of its segment."""
+        mine: list[Segment] = []
+        row = at = 0
+        first = None
+        for segment in self.segments:
+            low, high = max(start - row, 0), min(stop - row, segment.rows)
+            if low < high:
+                assert low % PACKED_ROWS == 0, start
+                if first is None:
+                    first = at + Segment(segment.format, low).nbytes(self.in_features)
+                mine.append(Segment(segment.format, high - low))
+            row, at = row + segment.rows, at + segment.nbytes(self.in_features)
+        assert first is not None, (start, stop)
         packed = self.tensors.get("packed")
         if packed is not None:
-            at = Segment(segment.format, start).nbytes(self.in_features)
-            packed = packed[at : at + mine.nbytes(self.in_features)]
-        found = PackedMatrix([mine], self.in_features, packed, exact=self.exact)
+            packed = packed[first : first + sum(s.nbytes(self.in_features) for s in mine)]
+        found = PackedMatrix(mine, self.in_features, packed, exact=self.exact)
         found.of = self
         return found
 

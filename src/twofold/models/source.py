@@ -9,7 +9,14 @@ from twofold.models.packed import PackedMatrix
 from twofold.models.shard import Part, whole
 from twofold.models.stored_weights import StoredWeights
 from twofold.models.tensors import Checkpoint
-from twofold.models.weights import ACT_BYTES, TORCH_DTYPES, DenseScheme, Matrix, WeightScheme
+from twofold.models.weights import (
+    ACT_BYTES,
+    TORCH_DTYPES,
+    DenseScheme,
+    LearnedScheme,
+    Matrix,
+    WeightScheme,
+)
 from twofold.ops.base import Precision
 from twofold.ops.formats import BF16, F16, F32, Format
 
@@ -58,9 +65,17 @@ class WeightSource:
             return packed
         if self.checkpoint is None:
             return scheme.pack(None, rows, in_features)
-        pieces = [self._stored(part).to(self.where) for part in parts]
-        weight = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
-        matrix = scheme.pack(weight, rows, in_features)
+        matrix = scheme.learned(_key(name, parts)) if isinstance(scheme, LearnedScheme) else None
+        if matrix is None:
+            pieces = [self._stored(part).to(self.where) for part in parts]
+            weight = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+            matrix = scheme.pack(weight, rows, in_features)
+        elif (matrix.out_features, matrix.in_features) != (rows, in_features):
+            raise ValueError(
+                f"{self.model}: {name} was calibrated as {matrix.out_features} x {matrix.in_features}, but "
+                f"this rank holds {rows} x {in_features}: its columns are cut in blocks of another size; use "
+                "another tp, or weights 'dense'"
+            )
         if self.native:
             matrix.interleave()
         return matrix
@@ -84,7 +99,7 @@ class WeightSource:
         self.small_bytes += sum(part.rows.size for part in parts) * self.act
         if self.checkpoint is None:
             return None
-        return torch.cat([self._stored(part) for part in parts]).to(self.where, self.dtype)
+        return torch.cat([self._vector(part) for part in parts]).to(self.where, self.dtype)
 
     def norm(self, name: str, width: int, kind: str) -> NormWeights:
         """Weight and, for LayerNorm (kind "layer"), bias."""
@@ -105,6 +120,11 @@ class WeightSource:
         if self.stored is not None and all(self.stored.block(part) is not None for part in parts):
             return None
         return self.dense
+
+    def _vector(self, part: Part) -> torch.Tensor:
+        """The part of a vector, as the scheme wants it where it has a say."""
+        learned = self.scheme.vector(part.name) if isinstance(self.scheme, LearnedScheme) else None
+        return self._stored(part) if learned is None else learned[part.rows.start : part.rows.stop]
 
     def _stored(self, part: Part) -> torch.Tensor:
         """The part of the checkpoint's tensor in float32. ValueError where that has another shape."""
@@ -139,3 +159,8 @@ def _shape(parts: list[Part]) -> tuple[int, int]:
     """Rows and columns of the matrix made of the rows of `parts`."""
     assert parts[0].columns is not None
     return sum(part.rows.size for part in parts), parts[0].columns.size
+
+
+def _key(name: str, parts: list[Part]) -> str:
+    """What tells the matrix called `name` from others: experts of a layer share their name."""
+    return name + "".join(parts[0].name.partition("#")[1:])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from twofold.ops.attention import Span, SpanTotals, total_spans
+from twofold.ops.compaction import Observed
 from twofold.ops.decodes import DecodeSpans
 
 if TYPE_CHECKING:
@@ -25,7 +26,11 @@ class StepInput:
     `block_size` tokens that hold its entries in order, hidden_rows (indices into T): whose last hidden states
     are wanted, which the pass leaves in `hidden` [len(hidden_rows), width].
 
-    tables may be given instead of block_tables: per sequence, the flat slots of its visible entries.
+    observed: per sequence, those of its new tokens whose attention counts for the scores of its cache
+    entries, None where there are none (empty: nowhere).
+
+    tables may be given instead of block_tables: per sequence, the flat slots of its visible entries. starts:
+    where these follow each other, per sequence, the first of them (see `move_to`); None where they need not.
     """
 
     __slots__ = (
@@ -41,10 +46,12 @@ class StepInput:
         "logit_rows",
         "num_logits",
         "num_tokens",
+        "observed",
         "positions",
         "rows",
         "slots",
         "spans",
+        "starts",
         "token_ids",
     )
 
@@ -63,6 +70,7 @@ class StepInput:
         block_tables: Sequence[Sequence[int]] = (),
         block_size: int = 0,
         hidden_rows: torch.Tensor | None = None,
+        observed: Sequence[Observed | None] = (),
     ) -> None:
         self.spans = spans
         self.num_tokens = num_tokens
@@ -76,7 +84,9 @@ class StepInput:
         self.block_tables = block_tables
         self.block_size = block_size
         self.hidden_rows = hidden_rows
+        self.observed = observed
         self.hidden: torch.Tensor | None = None
+        self.starts: Sequence[int] | None = None
         self._tables = tables
         self._totals: dict[int | None, SpanTotals] = {}
         self._memo: dict[int, CosSin] = {}
@@ -93,6 +103,13 @@ class StepInput:
                 for table, span in zip(self.block_tables, self.spans, strict=True)
             ]
         return self._tables
+
+    def move_to(
+        self, slots: torch.Tensor, block_tables: Sequence[Sequence[int]], starts: Sequence[int]
+    ) -> None:
+        """Address entries by contiguous ranges: `starts` per sequence, and what follows from them."""
+        self.slots, self.block_tables, self.starts = slots, block_tables, starts
+        self._tables = None
 
     def totals(self, window: int | None) -> SpanTotals:
         """The sums over `spans` for a layer with that sliding window; computed once per step and window."""
@@ -143,7 +160,8 @@ class StepInput:
                 mine.copy_(theirs)
         self.spans, self.rows, self.drafts = other.spans, other.rows, other.drafts
         self.block_tables, self.block_size = other.block_tables, other.block_size
-        self._tables = other._tables
+        self.observed = other.observed
+        self._tables, self.starts = other._tables, other.starts
         self._totals = {}
         self._memo.clear()
         if self._spans_native is not None:
@@ -155,7 +173,7 @@ class StepInput:
         def own(tensor: torch.Tensor | None) -> torch.Tensor | None:
             return None if tensor is None else tensor.clone()
 
-        return StepInput(
+        copy = StepInput(
             self.spans,
             self.num_tokens,
             self.num_logits,
@@ -168,7 +186,10 @@ class StepInput:
             self.drafts,
             self.block_tables,
             self.block_size,
+            observed=self.observed,
         )
+        copy.starts = self.starts
+        return copy
 
 
 def flat_slots(

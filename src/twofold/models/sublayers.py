@@ -186,4 +186,8 @@ class SublayerBuilder:
     def _cache_layer(self, heads: Heads, layer: int) -> CacheLayer:
         made = self.cache.cache_layer(heads, self.options.block_size, layer)
         made.max_drafts = self.options.max_drafts
+        if self.options.attending is not None:
+            made.attending = self.options.attending.attending(heads, layer)
+        if self.options.retainers is not None:
+            made.retainer = self.options.retainers.retainer(layer)
         return made

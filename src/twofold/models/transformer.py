@@ -14,12 +14,13 @@ from twofold.models.context import Context, Maybe, NormWeights
 from twofold.models.mlp import ExpertsBlock, MLPBlock
 from twofold.models.packed import PackedMatrix
 from twofold.models.parallel import Parallel
+from twofold.models.placement import Fetching, Placement
 from twofold.models.rope import RotaryTables
 from twofold.models.spec import ModelSpec
 from twofold.models.step import StepInput
 from twofold.models.weights import ACT_BYTES, DenseMatrix, Matrix
 from twofold.ops import AddNorm, AllGather, Embedding, Gather, Norm, Send, Softcap
-from twofold.ops.base import Precision
+from twofold.ops.base import DEVICE, Precision
 
 Attention = AttentionBlock | LatentAttentionBlock
 MLP = MLPBlock | ExpertsBlock
@@ -64,7 +65,8 @@ class Residual:
 
 @dataclass(slots=True)
 class TransformerLayer:
-    """One layer. A dropped sublayer is None: it is neither stored nor run, and its cache does not exist."""
+    """One layer. A dropped sublayer is None: it is neither stored nor run, and its cache does not exist.
+    fetching: what has its weights at hand, where they lie elsewhere."""
 
     index: int
     attention: Attention | None
@@ -73,11 +75,14 @@ class TransformerLayer:
     mlp_norm: NormWeights = field(default_factory=NormWeights)
     post_attention_norm: NormWeights | None = None
     post_mlp_norm: NormWeights | None = None
+    fetching: Fetching | None = None
     signature: object = None
 
     def __call__(self, stream: Residual, ctx: Context) -> None:
         """Run the sublayers on the stream."""
         tokens = ctx.step.num_tokens
+        if self.fetching is not None:
+            ctx.device.execute(self.fetching.op, self.fetching.bring)
         if self.attention is not None:
             y = self.attention(stream.normed(self.attention_norm, tokens), ctx)
             stream.add(self._post(y, self.post_attention_norm, stream, tokens))
@@ -107,6 +112,12 @@ class TransformerLayer:
         found = self.attention.matrices() if self.attention is not None else []
         return found + (self.mlp.matrices() if self.mlp is not None else [])
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the device's memory of the matrices, and of what the cache has learned."""
+        learned = self.attention.cache.parameter_bytes() if self.attention is not None else 0
+        return learned + sum(m.nbytes for m in self.matrices() if m.space == DEVICE)
+
 
 @dataclass(slots=True, weakref_slot=True)
 class Transformer:
@@ -115,7 +126,8 @@ class Transformer:
     stages: the layers of each pipeline stage; rotary: position tables (None without rotary positions or on
     modelled devices);
     embed: [vocab, hidden]; head: the matrix of the logits; small_bytes: counted bytes of everything else
-    (norms, biases, position tables); vocabulary: the share of each tensor-parallel rank in the logits.
+    (norms, biases, position tables); vocabulary: the share of each tensor-parallel rank in the logits;
+    placement: what keeps weights elsewhere.
     """
 
     spec: ModelSpec
@@ -129,6 +141,7 @@ class Transformer:
     norm: NormWeights = field(default_factory=NormWeights)
     small_bytes: int = 0
     vocabulary: Sequence[int] = ()
+    placement: Placement | None = None
 
     @property
     def layers(self) -> list[TransformerLayer]:
@@ -194,11 +207,11 @@ class Transformer:
         return None if out is None else out.float()
 
     def weight_bytes(self) -> int:
-        """Bytes of all stored weights of one rank (of the heaviest pipeline stage), counted."""
+        """Bytes that weights take in the memory of one rank (of the heaviest pipeline stage), counted."""
         act = ACT_BYTES[self.precision]
         packed = self.embed if isinstance(self.embed, PackedMatrix) else None
         embed = self.spec.vocab_size * self.spec.hidden * act if packed is None else packed.nbytes
-        stages = [sum(m.nbytes for layer in stage for m in layer.matrices()) for stage in self.stages]
+        stages = [sum(layer.nbytes for layer in stage) for stage in self.stages]
         if packed is None:
             tied = self.spec.tied_embeddings and isinstance(self.head, DenseMatrix)
         else:
@@ -206,18 +219,22 @@ class Transformer:
         stages[0] += embed
         if len(stages) > 1 or not tied:
             stages[-1] += self.head.nbytes
-        return max(stages) + self.small_bytes
+        staging = 0 if self.placement is None else self.placement.staging_bytes()
+        return max(stages) + self.small_bytes + staging
 
     def allocated(self) -> int:
         """Bytes of the weight tensors that are really held; memory that is shared counts once."""
         matrices = [*(m for layer in self.layers for m in layer.matrices()), self.head]
-        tensors = [t for m in matrices for t in m.tensors.values()]
+        tensors = [t for m in matrices if m.space == DEVICE for t in m.tensors.values()]
         tensors += [t for layer in self.layers for t in layer.vectors()]
+        tensors += [t for cache in self.caches for t in cache.parameters.values()]
         embed = self.embed.tensors["packed"] if isinstance(self.embed, PackedMatrix) else self.embed
         tensors += [t for t in (embed, self.positions, self.norm.weight, self.norm.bias) if t is not None]
         if self.rotary is not None:
             tensors += self.rotary.tensors()
         total = end = 0
+        if self.placement is not None:
+            total += self.placement.allocated()
         for start, size in sorted((t.data_ptr(), t.numel() * t.element_size()) for t in tensors):
             total += max(0, start + size - max(start, end))
             end = max(end, start + size)

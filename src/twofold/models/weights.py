@@ -8,7 +8,7 @@ weights seam provide one.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
 
@@ -17,6 +17,8 @@ from twofold.ops.formats import Format
 from twofold.ops.linear import Linear
 
 if TYPE_CHECKING:
+    from twofold.kernels.cpu.pairs import PairStrips
+    from twofold.kernels.cpu.planes import Planes
     from twofold.kernels.cpu.strips import Strips
 
 ACT_BYTES: dict[Precision, int] = {"fp64": 8, "fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2, "fp8": 1, "int8": 1}
@@ -34,7 +36,7 @@ class Matrix:
     strips: how native CPU kernels multiply by it, where `interleave` found a way.
     """
 
-    strips: Strips | None = None
+    strips: Strips | Planes | PairStrips | None = None
 
     def __init__(
         self,
@@ -116,6 +118,19 @@ class WeightScheme(Protocol):
     def pack(self, weight: torch.Tensor | None, out_features: int, in_features: int) -> Matrix:
         """The packed matrix of `weight` (float32 [out, in]); None makes one without tensors, for modelled
         devices."""
+
+
+@runtime_checkable
+class LearnedScheme(WeightScheme, Protocol):
+    """A scheme whose matrices were made beforehand, while it was calibrated on the unmodified model."""
+
+    def learned(self, key: str) -> Matrix | None:
+        """The matrix called `key`: its canonical name, with `#j` behind it for entry j of a stack of experts.
+        None where nothing was learned: `pack` makes it then."""
+
+    def vector(self, name: str) -> torch.Tensor | None:
+        """What replaces the vector of that canonical name (a norm's weight, say) in the model, float32; None
+        where it stays."""
 
 
 class DenseScheme:

@@ -15,8 +15,16 @@ from twofold.ops.elementwise import (
     SigmoidGate,
     Softcap,
 )
-from twofold.ops.linear import ExpertMLP, Linear, Route, expected_touched
-from twofold.ops.movement import AllGather, AllReduce, AllToAll, Collective, Copy, Send
+from twofold.ops.linear import (
+    BitPlaneLinear,
+    ExpertMLP,
+    Linear,
+    LookUpLinear,
+    Route,
+    SparseLinear,
+    expected_touched,
+)
+from twofold.ops.movement import AllGather, AllReduce, AllToAll, Collective, Copy, MapPages, Send
 
 __all__ = [
     "Activate",
@@ -26,6 +34,7 @@ __all__ = [
     "AllReduce",
     "AllToAll",
     "Attention",
+    "BitPlaneLinear",
     "CacheWrite",
     "Collective",
     "Copy",
@@ -34,6 +43,8 @@ __all__ = [
     "ExpertMLP",
     "Gather",
     "Linear",
+    "LookUpLinear",
+    "MapPages",
     "Norm",
     "Op",
     "Pool",
@@ -45,6 +56,7 @@ __all__ = [
     "Softcap",
     "Span",
     "SpanTotals",
+    "SparseLinear",
     "Traffic",
     "expected_touched",
     "total_spans",

@@ -9,9 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 from twofold.ops.base import DEVICE, Cost, Op, Precision, Traffic
+
+Split = Literal["auto", "none", "fixed", "even"]
+"""How units share the keys of one sequence and head: never; cut into a fixed number of parts where there are
+units to spare; or so that all units have equally many."""
 
 QUERY_TILE = 64
 """Query rows that a prefill kernel handles at once; keys that none of them may see are skipped."""
@@ -91,7 +95,9 @@ class Attention(Op):
     cache_bytes: bytes read from the cache, counted by the cache layer that stores them (a quantised cache
     reads fewer);
     widen_flop: elementwise operations to bring stored entries to the compute precision; format: how they are
-    stored, "" as activations are.
+    stored, "" as activations are. rows: queries that a unit goes through together where the algorithm says so
+    (0: as a device's kernels do); split: how units share the keys of a sequence ("auto": as a device's
+    kernels do).
     """
 
     kind: ClassVar[str] = "attention"
@@ -106,6 +112,8 @@ class Attention(Op):
     widen_flop: int = 0
     space: str = DEVICE
     format: str = ""
+    rows: int = 0
+    split: Split = "auto"
 
     def cost(self) -> Cost:
         """2 FLOP per pair, head and dimension for the scores, as many for the values; about 5 per score for

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from twofold.ops.base import DEVICE, Cost, Op, Precision, Traffic
@@ -30,6 +30,11 @@ class Linear(Op):
     groups: int = 1
     vector_flop: int = 0
 
+    @property
+    def depth(self) -> int:
+        """Products that are added up for one output."""
+        return self.in_features // self.groups
+
     def cost(self) -> Cost:
         """2 · tokens · in · out FLOP; the weights are read once however many tokens there are."""
         return Cost(
@@ -45,6 +50,52 @@ class Linear(Op):
                 ),
             ),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class LookUpLinear(Linear):
+    """The same product from tables of partial sums: for every `mu` activations all sums of them with signs
+    are made once, and each row of W, a sum of bit planes, looks up one for each plane.
+
+    Nothing is multiplied but the sums by the scales: it has no matrix FLOP. Making tables and adding what is
+    found is its `vector_flop`.
+    """
+
+    mu: int = 8
+
+    def cost(self) -> Cost:
+        """As of `Linear`, without matrix FLOP."""
+        return replace(Linear.cost(self), flop=0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class BitPlaneLinear(Linear):
+    """The same product of integers of few bits, plane by plane: every bit plane of W times every bit plane of
+    x, one bit an operand, shifted and added. plane_pairs: how many products of planes that are."""
+
+    plane_pairs: int = 1
+
+    def cost(self) -> Cost:
+        """As of `Linear`, with the FLOP of all pairs of planes."""
+        cost = Linear.cost(self)
+        return replace(cost, flop=cost.flop * self.plane_pairs)
+
+
+@dataclass(frozen=True, slots=True)
+class SparseLinear(Linear):
+    """The same product with a matrix that keeps only `kept` of its weights; the others are neither stored nor
+    multiplied."""
+
+    kept: int = 0
+
+    @property
+    def depth(self) -> int:
+        """Of an output on average, at least one."""
+        return max(1, round(self.kept / self.out_features))
+
+    def cost(self) -> Cost:
+        """As of `Linear`, with 2 · tokens · kept FLOP."""
+        return replace(Linear.cost(self), flop=2.0 * self.tokens * self.kept)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,13 +12,15 @@ Group = Literal["tp", "pp", "ep", "dp"]
 
 @dataclass(frozen=True, slots=True)
 class Copy(Op):
-    """Move `nbytes` from one memory space to another (swapping cache blocks, fetching offloaded weights)."""
+    """Move `nbytes` from one memory space to another (swapping cache blocks, fetching offloaded weights), in
+    `pieces` that are contiguous on both sides, each of which is a transfer of its own."""
 
     kind: ClassVar[str] = "copy"
     nbytes: int
     source: str
     target: str
     role: Role = "cache"
+    pieces: int = 1
 
     def cost(self) -> Cost:
         """Read there, written here."""
@@ -28,6 +30,22 @@ class Copy(Op):
                 Traffic(self.role, 0, self.nbytes, self.target),
             )
         )
+
+
+@dataclass(frozen=True, slots=True)
+class MapPages(Op):
+    """Let `pages` physical pages of `page_bytes` bytes appear at addresses of the device, in `runs` of pages
+    that follow each other in both. Moves no data: what it takes is calls of the operating system or the
+    driver."""
+
+    kind: ClassVar[str] = "map-pages"
+    pages: int
+    page_bytes: int
+    runs: int
+
+    def cost(self) -> Cost:
+        """Nothing that is computed or moved."""
+        return Cost()
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 RECENT_STEPS = 64
 RECENT_REQUESTS = 32
+HELD = 16
+"""Steps for which the prediction of a batch stands where they decode the same number of requests: the keys
+that each reads grow by one per step, which moves a step's time by far less than it varies."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +91,8 @@ class Watch:
         self._steps = 0
         self._seconds = 0.0
         self._predicted = 0.0
+        self._held = 0.0
+        self._held_for: tuple[int, int] | None = None
 
     def observe(self) -> None:
         """Take in the step that was just done (nothing where it ran no batch)."""
@@ -150,9 +155,14 @@ class Watch:
         """Seconds that the calibrated model of this processor gives for `batch`; 0 where there is none."""
         if self._predictor is None or not batch.entries:
             return 0.0
-        spans = [Span(entry.num_tokens, entry.num_keys) for entry in batch.entries]
-        logits = sum([1 + entry.num_drafts for entry in batch.entries if entry.samples])
-        return self._predictor.step(spans, logits).seconds
+        plain = not batch.num_prefills and batch.num_decode_tokens == batch.num_decodes
+        holds_for = (batch.num_decodes, batch.step // HELD) if plain else None
+        if holds_for is None or holds_for != self._held_for:
+            spans = [Span(entry.num_tokens, entry.num_keys) for entry in batch.entries]
+            logits = sum([1 + entry.num_drafts for entry in batch.entries if entry.samples])
+            self._held = self._predictor.step(spans, logits).seconds
+            self._held_for = holds_for
+        return self._held
 
     def _take_first_tokens(self, batch: Batch) -> None:
         for entry in batch.entries:

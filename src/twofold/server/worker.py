@@ -57,8 +57,8 @@ def work(sock: socket.socket, plan: Plan) -> None:
 
 
 def _serve(channel: Channel, plan: Plan) -> None:
-    from twofold.jobs.models import find_checkpoint
     from twofold.jobs.run import load_engine
+    from twofold.models.find import find_checkpoint
     from twofold.server.snapshot import Watch
     from twofold.server.worker_loop import WorkerLoop
 

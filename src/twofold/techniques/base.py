@@ -2,9 +2,10 @@
 into, claims.
 
 Seams are small protocols kept beside the code that calls them: `models.weights.WeightScheme`,
-`models.cache.CacheScheme`, `models.options.LayerSelection`, `engine.filter.PromptFilter`,
-`engine.draft.Drafter`, `engine.policy.SchedulingPolicy`. A technique overrides the methods of the seams that
-it uses; the engine asks each technique for each seam.
+`models.cache.CacheScheme`, `models.attending.AttendingScheme`, `models.options.LayerSelection`,
+`models.placement.Placement`, `engine.filter.PromptFilter`, `engine.draft.Drafter`, `engine.paging.Paging`,
+`engine.retention.Retention`, `engine.policy.SchedulingPolicy`, `fleet.policy.FleetPolicy`. A technique
+overrides the methods of the seams that it uses; the engine asks each technique for each seam.
 """
 
 from __future__ import annotations
@@ -20,9 +21,15 @@ if TYPE_CHECKING:
     from twofold.devices.base import Device
     from twofold.engine.draft import Drafter
     from twofold.engine.filter import PromptFilter
+    from twofold.engine.paging import Paging
     from twofold.engine.policy import SchedulingPolicy
+    from twofold.engine.retention import Retention
+    from twofold.engine.swapping import Swapping
+    from twofold.fleet.policy import FleetPolicy
+    from twofold.models.attending import AttendingScheme
     from twofold.models.cache import CacheScheme
     from twofold.models.options import LayerSelection
+    from twofold.models.placement import Placement
     from twofold.models.spec import ModelSpec
     from twofold.models.transformer import Transformer
     from twofold.models.weights import WeightScheme
@@ -126,6 +133,14 @@ class Technique:
         """How the cache is stored."""
         return None
 
+    def attending_scheme(self) -> AttendingScheme | None:
+        """How queries attend."""
+        return None
+
+    def retention(self) -> Retention | None:
+        """Which cache entries stay."""
+        return None
+
     def layer_selection(self) -> LayerSelection | None:
         """Which sublayers exist."""
         return None
@@ -138,8 +153,24 @@ class Technique:
         """Who guesses tokens for verification."""
         return None
 
+    def paging(self) -> Paging | None:
+        """What maps the cache's blocks into contiguous virtual memory."""
+        return None
+
+    def placement(self) -> Placement | None:
+        """Where weights lie."""
+        return None
+
     def scheduling_policy(self) -> SchedulingPolicy | None:
         """What runs next."""
+        return None
+
+    def swapping(self) -> Swapping | None:
+        """How caches of preempted requests go to host memory and come back."""
+        return None
+
+    def fleet_policy(self) -> FleetPolicy | None:
+        """Where requests run, and when they move, among several instances of the engine."""
         return None
 
     @property

@@ -46,41 +46,41 @@ def test_drafts_equal_a_search_through_the_text(
     for piece in [[], *pieces]:
         append(request, piece)
         expected = drafts_by_search([*prompt, *request.output_ids], gamma, number_copy)[:limit]
-        assert drafter.propose(request, limit) == expected
+        assert drafter.guess(request, limit) == expected
 
 
 @given(st.lists(st.integers(0, 1 << 31), min_size=4, max_size=4, unique=True), st.integers(1, 4))
 def test_large_token_ids_are_told_apart(ids: list[int], gamma: int) -> None:
-    assert CopyDrafter(gamma, 10).propose(Request("a", ids), 10) == []
+    assert CopyDrafter(gamma, 10).guess(Request("a", ids), 10) == []
 
 
 def test_the_newest_tokens_do_not_match_themselves() -> None:
     drafter = CopyDrafter(3, 10)
-    assert drafter.propose(Request("a", [7, 8, 9]), 10) == []
-    assert drafter.propose(Request("b", [7, 8, 9, 1, 7, 8, 9]), 10) == [1, 7, 8, 9]
+    assert drafter.guess(Request("a", [7, 8, 9]), 10) == []
+    assert drafter.guess(Request("b", [7, 8, 9, 1, 7, 8, 9]), 10) == [1, 7, 8, 9]
     assert drafter.counters == {"lookups": 2, "hits": 1, "drafted": 0, "accepted": 0}
 
 
 def test_the_first_occurrence_counts() -> None:
-    assert CopyDrafter(2, 2).propose(Request("a", [1, 2, 3, 4, 1, 2, 5, 6, 1, 2]), 10) == [3, 4]
+    assert CopyDrafter(2, 2).guess(Request("a", [1, 2, 3, 4, 1, 2, 5, 6, 1, 2]), 10) == [3, 4]
 
 
 def test_a_replaced_context_is_searched_as_it_was_sent() -> None:
     drafter = CopyDrafter(2, 3)
     request = Request("a", [1, 2, 3, 4, 5, 1, 2])
     request.replace_context([1, 4, 2])
-    assert drafter.propose(request, 10) == [3, 4, 5]
+    assert drafter.guess(request, 10) == [3, 4, 5]
 
 
 def test_requests_are_apart_and_forgotten() -> None:
     drafter = CopyDrafter(2, 3)
     first, second = Request("a", [1, 2, 3, 1, 2]), Request("b", [1, 2, 9, 1, 2])
-    assert drafter.propose(first, 10)[0] == 3
-    assert drafter.propose(second, 10)[0] == 9
+    assert drafter.guess(first, 10)[0] == 3
+    assert drafter.guess(second, 10)[0] == 9
     drafter.forget(first)
     drafter.forget(first)
     again = Request("a", [1, 2, 8, 1, 2])
-    assert drafter.propose(again, 10)[0] == 8
+    assert drafter.guess(again, 10)[0] == 8
 
 
 def test_acceptance_is_counted_by_position() -> None:

@@ -47,6 +47,11 @@ DEFINITIONS = {
     "int4-g32": Definition(integers(4), 32, "bf16"),
     "int4-g64": Definition(integers(4), 64, "bf16"),
     "int4-g128": Definition(integers(4), 128, "bf16"),
+    **{
+        f"int{bits}-g{size}": Definition(integers(bits), size, "bf16")
+        for bits in (3, 8)
+        for size in (32, 64, 128)
+    },
 }
 
 

@@ -15,7 +15,7 @@ from twofold.techniques.weights.fidelity import crest_factor, qsnr
 from twofold.techniques.weights.int_vs_fp import IntVsFp
 
 ALL = list(BLOCK_FORMATS)
-NATIVE = [name for name in ALL if not name.startswith("int4")]
+NATIVE = [name for name in ALL if "-g" not in name]
 
 
 def random(rows: int, cols: int, seed: int = 0) -> torch.Tensor:

@@ -129,6 +129,9 @@ class AttentionTime:
         """Seconds of starting items on the busiest unit; query-key pairs (times heads) of the largest item;
         units that share the keys of an item; units that have any work."""
         totals, group = op.totals, op.heads / op.kv_heads
+        if op.split == "even":
+            starts = self._item * ceil(totals.num_seqs * op.kv_heads / self.units)
+            return starts, totals.pairs * op.heads / self.units, 1, self.units
         singles = totals.singles
         rest = totals.num_seqs - singles
         depth = rows = 0.0
@@ -139,15 +142,18 @@ class AttentionTime:
         splittable = self._packed or group > 1
         if rest:
             queries = (totals.queries - singles) / rest
-            heads = op.heads
-            if self._packed:
+            heads, tile = op.heads, op.rows or self._rows
+            if self._packed and not op.rows:
                 queries, heads = queries * group, op.kv_heads
-            items += rest * heads * ceil(queries / self._rows)
-            depth, rows = totals.max_keys, min(queries, self._rows)
+            items += rest * heads * ceil(queries / tile)
+            depth, rows = totals.max_keys, min(queries, tile)
             splittable = self._packed
         splits = 1.0
-        if splittable and items < self.units:
+        cut = op.split == "fixed" or (splittable and op.split == "auto")
+        if cut and items < self.units:
             splits = max(1.0, min(self.units // items, depth / self._split))
+        if op.rows:  # an item of all queries goes over its sequence's pairs, which are less than a rectangle
+            rows = min(rows, ceil(totals.pairs / (totals.num_seqs * max(1.0, depth))))
         # Items of one query start in the time of the software's own kernel.
         item = self._item * (1 - (1 - self._decode) * alone / items)
         return item * -(-items // self.units), rows * depth, splits, min(self.units, items * splits)

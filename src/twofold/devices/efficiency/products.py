@@ -31,7 +31,7 @@ from twofold.devices.figures import (
 )
 from twofold.ops.base import Precision
 from twofold.ops.formats import get_format
-from twofold.ops.linear import ExpertMLP, Linear
+from twofold.ops.linear import BitPlaneLinear, ExpertMLP, Linear
 
 _SPLITS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 """Parts that the depth may be split in."""
@@ -149,7 +149,9 @@ class ProductTime:
         ("compute", "memory", "overhead"); resident: bytes that every step goes through."""
         packed = get_format(op.format).matmul is None
         if isinstance(op, Linear):
-            depth, cols = op.in_features // op.groups, op.out_features // op.groups
+            depth, cols = op.depth, op.out_features // op.groups
+            if isinstance(op, BitPlaneLinear) and precision == op.compute:
+                peak /= op.plane_pairs
             return self.product(
                 op.tokens,
                 depth,

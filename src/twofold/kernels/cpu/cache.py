@@ -5,6 +5,7 @@ Shape letters: B blocks, K KV heads, b tokens of a block, D head dimension, T ne
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +58,7 @@ class NativeCache(CacheLayer):
         super().__init__(heads, block_size)
         self.format = fmt
         self.stored_as = fmt.name
+        self.parts = 2 * len(fmt.parts)
         self._handle: Any = None
 
     # --- bytes
@@ -69,7 +71,16 @@ class NativeCache(CacheLayer):
 
     def block_bytes(self) -> int:
         """Bytes of one block, scales included."""
-        return self.block_size * self.entry_bytes
+        return self.block_size * (self.entry_bytes + self.score_bytes)
+
+    def block_parts(self) -> tuple[int, ...]:
+        """All parts of keys, then of values."""
+        entries, h = self.block_size * self.heads.kv_heads, self.heads
+        return tuple(
+            entries * self.format.width(part, dim) * dtype.itemsize
+            for dim in (h.head_dim, h.v_dim)
+            for part, dtype in self.format.parts.items()
+        )
 
     def read_bytes(self, step: StepInput) -> int:
         """Every visible entry once, for all query heads of its group."""
@@ -100,11 +111,16 @@ class NativeCache(CacheLayer):
             shape = (size.num_blocks, h.kv_heads)
             self.tensors[_name("k", part)] = reserve((*shape, k, b), dtype, where)
             self.tensors[_name("v", part)] = reserve((*shape, b, v), dtype, where)
+        self.allocate_scores(size, where)
 
     def write(self, step: StepInput, k: torch.Tensor, v: torch.Tensor) -> None:
         """Pack and scatter to `step.slots`; leaves the bytes that the native kernel leaves."""
         assert step.slots is not None
-        block, at = self._places(step.slots)
+        self.store(step.slots, k, v)
+
+    def store(self, slots: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
+        """Pack and scatter."""
+        block, at = self._places(slots)
         for part, stored in self.format.pack(k.float()).items():
             self.tensors[_name("k", part)][block, :, :, at] = stored
         for part, stored in self.format.pack(v.float()).items():
@@ -112,10 +128,38 @@ class NativeCache(CacheLayer):
 
     def read(self, step: StepInput, seq: int, *new: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Gather the sequence's slots and widen them: float32 [N, K, D]."""
-        block, at = self._places(step.tables[seq])
+        return self.load(step.tables[seq])
+
+    def load(self, slots: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Gather and widen: float32 [N, K, D]."""
+        block, at = self._places(slots)
         keys: Parts = {p: self.tensors[_name("k", p)][block, :, :, at] for p in self.format.parts}
         values: Parts = {p: self.tensors[_name("v", p)][block, :, at, :] for p in self.format.parts}
         return self.format.unpack(keys), self.format.unpack(values)
+
+    def by_slot(self) -> Iterator[torch.Tensor]:
+        """Parts of keys with their tokens in front, parts of values with their heads behind them."""
+        for name, tensor in self.tensors.items():
+            if name == "scores":
+                yield tensor
+            else:
+                yield tensor.permute(0, 3, 1, 2) if name.startswith("k") else tensor.permute(0, 2, 1, 3)
+
+    def load_keys(self, slots: torch.Tensor) -> torch.Tensor:
+        """Gather whole blocks and widen: float32 [K, D, N]."""
+        blocks = slots[:: self.block_size] // self.block_size
+        keys: Parts = {
+            p: self.tensors[_name("k", p)].index_select(0, blocks).permute(1, 0, 3, 2)
+            for p in self.format.parts
+        }
+        found = self.format.unpack(keys)  # [K, blocks, b, D]
+        return found.permute(0, 3, 1, 2).flatten(2)[:, :, : len(slots)]
+
+    def key_cost(self, entries: int) -> tuple[int, int]:
+        """The format's bytes and operations."""
+        h = self.heads
+        widen = entries * h.kv_heads * h.head_dim * self.format.widen_flop
+        return entries * h.kv_heads * self.format.entry_bytes(h.head_dim), widen
 
     def _places(self, slots: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return slots // self.block_size, slots % self.block_size

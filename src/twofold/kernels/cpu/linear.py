@@ -7,7 +7,9 @@ from types import NotImplementedType
 import torch
 
 from twofold.kernels.cpu.context import CpuContext
-from twofold.kernels.cpu.strips import Strips
+from twofold.kernels.cpu.pairs import PairStrips
+from twofold.kernels.cpu.planes import Planes
+from twofold.kernels.cpu.strips import Rounding, Strips, TokenRounding
 from twofold.kernels.registry import cpu
 from twofold.models.packed import PackedMatrix
 from twofold.models.weights import DenseMatrix, Matrix
@@ -38,6 +40,8 @@ def linear(
             weight.exact,
         )
         return y
+    if isinstance(weight.strips, Planes | PairStrips):
+        return weight.strips.product(ctx, x, shift)
     if weight.strips is not None:
         return _strip_product(ctx, op, x, weight.strips, shift)
     dense = weight.tensors["weight"] if type(weight) is DenseMatrix else None
@@ -67,7 +71,7 @@ def _strip_product(ctx: CpuContext, op: Linear, x: torch.Tensor, w: Strips, bias
         )
         x = rotated
     how = w.rounding
-    if how is not None and not how.codes:
+    if isinstance(how, Rounding) and not how.codes:
         rounded = ctx.empty(tokens, cols)
         native.round_blocks(
             ctx.stream,
@@ -94,6 +98,7 @@ def _strip_product(ctx: CpuContext, op: Linear, x: torch.Tensor, w: Strips, bias
         tokens,
         bias,
         y.data_ptr(),
-        0 if how is None else how.codes,
+        how.codes if isinstance(how, Rounding) else 0,
+        how.scale if isinstance(how, TokenRounding) else -1.0,
     )
     return y

@@ -3,8 +3,8 @@ the same shape.
 
 Ops with a native kernel become instructions of a native program; what lies between two Python calls is one
 native call. An op without one is kept as a call of its reference kernel, in its place, and an attention
-technique with a sequence of its own (an overridden `CacheLayer.attend`) as a call of that. All of them work
-on the same tensors each time: those of the recording.
+technique with a sequence of its own (an overridden `CacheLayer.attend` or `Attending.attend`) as a call of
+that. All of them work on the same tensors each time: those of the recording.
 """
 
 from __future__ import annotations
@@ -184,9 +184,12 @@ class Recorder:
         return out
 
     @staticmethod
-    def is_one_call(cache: CacheLayer) -> bool:
-        """Whether the cache attends in a way of its own, which is kept as one call."""
-        return type(cache).attend is not CacheLayer.attend
+    def is_one_call(cache: CacheLayer, num_tokens: int) -> bool:
+        """Whether the cache, or its attention method, attends in a way of its own in steps of so many tokens,
+        which is kept as one call."""
+        if type(cache).attend is not CacheLayer.attend:
+            return True
+        return cache.attending is not None and not cache.attending.is_one_op(num_tokens)
 
     def call(self, function: Callable[[], Any]) -> Any:
         """Run `function`, which may execute ops on its own account, and keep the call."""

@@ -42,6 +42,14 @@ class Rounding:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenRounding:
+    """Activations are rounded to int8 codes -127 … 127 with one scale for a whole token: `scale`, or where
+    that is 0 the token's largest magnitude over 127."""
+
+    scale: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Strips:
     """A [rows, cols] matrix in strips, and what is done to the activations before the product.
 
@@ -55,7 +63,7 @@ class Strips:
     packed: torch.Tensor
     scale: float = 1.0
     signs: torch.Tensor | None = None
-    rounding: Rounding | None = None
+    rounding: Rounding | TokenRounding | None = None
 
     def widen(self) -> torch.Tensor:
         """The stored values in float32, [rows, cols]."""

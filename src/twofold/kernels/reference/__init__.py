@@ -1,5 +1,5 @@
 """Reference kernels in plain torch. Importing this package fills `kernels.registry.REFERENCE`."""
 
-from twofold.kernels.reference import attention, elementwise, linear, movement
+from twofold.kernels.reference import attention, compaction, elementwise, linear, movement, schedules
 
-__all__ = ["attention", "elementwise", "linear", "movement"]
+__all__ = ["attention", "compaction", "elementwise", "linear", "movement", "schedules"]

@@ -57,7 +57,7 @@ def attend_sequence(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: He
         if heads.softcap is not None:
             scores = scores.div_(heads.softcap).tanh_().mul_(heads.softcap)
         if rows > 1:
-            hidden = _hidden(rows, first + start, begin, end, heads.window, q.device)
+            hidden = hidden_keys(rows, first + start, begin, end, heads.window, q.device)
             scores.view(kv_heads, group, rows, end - begin).masked_fill_(hidden, float("-inf"))
         weights = scores.float().softmax(-1).to(v.dtype)
         tiles.append(torch.bmm(weights, values[:, begin:end]).view(kv_heads, group, rows, -1))
@@ -65,7 +65,7 @@ def attend_sequence(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: He
     return out.permute(2, 0, 1, 3).reshape(queries, -1)
 
 
-def _hidden(
+def hidden_keys(
     rows: int, position: int, begin: int, end: int, window: int | None, where: torch.device
 ) -> torch.Tensor:
     """[rows, end - begin], True where a query (at `position` + row) may not see a key (at `begin` +

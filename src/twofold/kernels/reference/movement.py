@@ -12,7 +12,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 
 from twofold.kernels.registry import reference
-from twofold.ops.movement import AllGather, AllReduce, AllToAll, Copy, Send
+from twofold.ops.movement import AllGather, AllReduce, AllToAll, Copy, MapPages, Send
 
 
 @reference(Copy)
@@ -20,6 +20,13 @@ def copy(op: Copy, move: Callable[[], None]) -> None:
     """Run `move`, which copies the op's bytes."""
     del op
     move()
+
+
+@reference(MapPages)
+def map_pages(op: MapPages, show: Callable[[], None]) -> None:
+    """Run `show`, which maps the op's pages."""
+    del op
+    show()
 
 
 @reference(AllReduce)

@@ -8,8 +8,8 @@ from typing import Any
 
 from twofold.devices.registry import is_real, make_device, modelled_names
 from twofold.errors import nearest
-from twofold.jobs.models import find_spec
 from twofold.models.catalog import model_names
+from twofold.models.find import find_spec
 from twofold.models.locate import is_path
 from twofold.models.registry import registered_names
 from twofold.plan import Plan

@@ -11,8 +11,8 @@ from twofold.engine.memory import DoesNotFitError
 from twofold.explore.evaluate import Evaluator, Task, Verdict
 from twofold.explore.load import Shape
 from twofold.explore.space import Setting
-from twofold.jobs.models import find_spec, find_stored
 from twofold.jobs.predict import predict_plan
+from twofold.models.find import find_spec, find_stored
 from twofold.models.spec import ModelSpec
 from twofold.models.tensors import Checkpoint
 from twofold.report.schema import FIGURES, Result

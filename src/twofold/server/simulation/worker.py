@@ -14,6 +14,7 @@ import torch
 from twofold.devices.base import StepCost
 from twofold.devices.clock import VirtualClock
 from twofold.engine.batch import Batch
+from twofold.engine.draft import TextDrafter
 from twofold.engine.engine import Engine
 from twofold.engine.episode import random_scheduler
 from twofold.engine.integrity import check
@@ -117,28 +118,20 @@ class SimulatedRunner:
         """Nothing is kept per request."""
 
 
-class SimulatedDrafter:
+class SimulatedDrafter(TextDrafter):
     """Guesses the next tokens, at times wrongly."""
 
-    most = 3
-
     def __init__(self, rng: Random) -> None:
-        self.counters: dict[str, int] = {}
+        super().__init__(most=3)
         self._rng = rng
 
-    def propose(self, request: Request, limit: int) -> list[int]:
+    def guess(self, request: Request, limit: int) -> list[int]:
         """Up to `limit` guesses."""
         tokens = request.tokens(0, request.num_tokens)
         drafts = expected_output(tokens, self._rng.randint(1, self.most))[:limit]
         if self._rng.random() < 0.2:
             drafts[-1] ^= 1
         return drafts
-
-    def observe(self, request: Request, drafted: int, accepted: int) -> None:
-        """Nothing is learned."""
-
-    def forget(self, request: Request) -> None:
-        """Nothing is kept per request."""
 
 
 class SimulatedWorker:

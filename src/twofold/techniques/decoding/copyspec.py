@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from twofold.engine.draft import TextDrafter
 from twofold.techniques.base import Claim, Info, Technique
 
 if TYPE_CHECKING:
@@ -60,23 +61,18 @@ class NgramIndex:
         return self._behind.get(self._key) if len(self.tokens) > self.gamma else None
 
 
-class CopyDrafter:
+class CopyDrafter(TextDrafter):
     """Drafts by copying; one `NgramIndex` per request, made when its first draft is asked for.
 
-    most: tokens copied at once. counters: lookups, hits (lookups with a match), drafted and accepted tokens
-    (of those verified). tried, right: by position in the draft, how often it was verified and how often
-    accepted.
+    most: tokens copied at once. counters: lookups, hits (lookups with a match), and those of `TextDrafter`.
     """
 
     def __init__(self, gamma: int, number_copy: int) -> None:
+        super().__init__(number_copy)
         self.gamma = gamma
-        self.most = number_copy
-        self.counters = {"lookups": 0, "hits": 0, "drafted": 0, "accepted": 0}
-        self.tried = [0] * number_copy
-        self.right = [0] * number_copy
         self._indexes: dict[str | int, NgramIndex] = {}
 
-    def propose(self, request: Request, limit: int) -> list[int]:
+    def guess(self, request: Request, limit: int) -> list[int]:
         """Up to `limit` guesses of the tokens that follow `request`'s newest one. The prompt is searched as
         it was sent, even where the model sees a part of it only."""
         assert request.prompt_ids is not None, f"request {request.id!r} has lengths only"
@@ -91,16 +87,6 @@ class CopyDrafter:
             return []
         self.counters["hits"] += 1
         return index.tokens[start : start + min(limit, self.most)]
-
-    def observe(self, request: Request, drafted: int, accepted: int) -> None:
-        """Of `drafted` guesses for `request`, the first `accepted` were right."""
-        del request
-        self.counters["drafted"] += drafted
-        self.counters["accepted"] += accepted
-        for position in range(drafted):
-            self.tried[position] += 1
-        for position in range(accepted):
-            self.right[position] += 1
 
     def forget(self, request: Request) -> None:
         """`request` has ended: drop its index."""

@@ -4,7 +4,7 @@ activations.
 The eight MX and NV formats are those of table 1 in arXiv:2510.25602 (MX: OCP Microscaling v1.0 with block 32
 and an E8M0 scale; NV: block 16, an E4M3 scale per block and a float32 per tensor). The int4-g* formats are
 symmetric 4-bit integers with a bfloat16 scale per group: the usual weight-only group quantisation, kept
-symmetric like the source's integers.
+symmetric like the source's integers. int3-g* and int8-g* are the same in 3 and 8 bits.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from twofold.errors import nearest
 from twofold.kernels.cpu.strips import Rounding
 from twofold.ops.base import Precision
 from twofold.ops.formats import Format, register
-from twofold.techniques.weights.elements import E2M1, E2M3, E4M3, INT4, INT6, INT8, Element
+from twofold.techniques.weights.elements import E2M1, E2M3, E4M3, INT3, INT4, INT6, INT8, Element
 from twofold.techniques.weights.packing import pack, unpack
 from twofold.techniques.weights.scales import E8M0, BF16Scale, E4M3Scale, Scale, Scales
 
@@ -75,6 +75,13 @@ class BlockFormat:
         out = {"codes": torch.cat(pieces), "scales": scales.blocks}
         return out if scales.tensor is None else {**out, "tensor_scale": scales.tensor}
 
+    def store(self, values: torch.Tensor, scales: Scales) -> dict[str, torch.Tensor]:
+        """What `encode` returns for rows that are already rounded: `values` [rows, cols] of the element type,
+        in units of the scales of their blocks."""
+        codes = pack(self.element.encode(self._blocks(values)).flatten(1), self.element.bits)
+        out = {"codes": codes, "scales": scales.blocks}
+        return out if scales.tensor is None else {**out, "tensor_scale": scales.tensor}
+
     def decode(self, tensors: Mapping[str, torch.Tensor], cols: int) -> torch.Tensor:
         """What `encode` packed, as float32 [rows, cols]; a view where rows were padded."""
         values = unpack(tensors["codes"], self.element)
@@ -126,6 +133,12 @@ BLOCK_FORMATS: dict[str, BlockFormat] = {
         _define("int4-g32", INT4, 32, BF16Scale(), None),
         _define("int4-g64", INT4, 64, BF16Scale(), None),
         _define("int4-g128", INT4, 128, BF16Scale(), None),
+        _define("int3-g32", INT3, 32, BF16Scale(), None),
+        _define("int3-g64", INT3, 64, BF16Scale(), None),
+        _define("int3-g128", INT3, 128, BF16Scale(), None),
+        _define("int8-g32", INT8, 32, BF16Scale(), None),
+        _define("int8-g64", INT8, 64, BF16Scale(), None),
+        _define("int8-g128", INT8, 128, BF16Scale(), None),
     )
 }
 

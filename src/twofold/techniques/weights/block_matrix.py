@@ -8,12 +8,14 @@ fill strips of 16 (or columns not blocks of 32), are widened for each product by
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Protocol
 
 import torch
 
-from twofold.kernels.cpu.strips import Strips, can_hold, pack
+from twofold.kernels.cpu.strips import Rounding, Strips, TokenRounding, can_hold, pack
 from twofold.models.weights import Matrix
 from twofold.ops.base import Precision
+from twofold.ops.formats import Format
 from twofold.ops.linear import Linear
 from twofold.techniques.weights.block_formats import BlockFormat
 from twofold.techniques.weights.hadamard import rotate, rotation_flop, signs
@@ -21,6 +23,21 @@ from twofold.techniques.weights.hadamard import rotate, rotation_flop, signs
 # Widths of the precisions of integer and of float matrix units, narrow to wide.
 _INTEGER: dict[Precision, int] = {"int4": 4, "int8": 8}
 _FLOAT: dict[Precision, int] = {"fp4": 4, "fp6": 6, "fp8": 8}
+
+
+class ActivationFormat(Protocol):
+    """What activations are rounded to before a product."""
+
+    @property
+    def format(self) -> Format:
+        """Bits, and the precision of products."""
+
+    @property
+    def rounding(self) -> Rounding | TokenRounding:
+        """The same for native kernels."""
+
+    def round(self, x: torch.Tensor, *, per_row: bool = False) -> torch.Tensor:
+        """`x` [..., cols] rounded; per_row: no scale is shared by several rows."""
 
 
 class BlockMatrix(Matrix):
@@ -38,7 +55,7 @@ class BlockMatrix(Matrix):
         in_features: int,
         tensors: Mapping[str, torch.Tensor],
         rotation: int = 0,
-        activations: BlockFormat | None = None,
+        activations: ActivationFormat | None = None,
         counters: dict[str, int] | None = None,
     ) -> None:
         super().__init__(fmt.format, out_features, in_features, tensors)
@@ -139,10 +156,7 @@ class BlockScheme:
     def applies(self, name: str, out_features: int, in_features: int) -> bool:
         """Whether the matrix `name` is a linear layer of a block, or the output projection if asked."""
         del out_features, in_features
-        if name == "lm_head":
-            return self.lm_head
-        # What chooses experts is small and decides everything after it.
-        return name.startswith("layers.") and name.rpartition(".")[2] not in ("router", "shared_gate")
+        return self.lm_head if name == "lm_head" else is_block_layer(name)
 
     def pack(self, weight: torch.Tensor | None, out_features: int, in_features: int) -> BlockMatrix:
         """The matrix in the format, rotated first if asked; None makes one that holds shapes only."""
@@ -159,3 +173,9 @@ class BlockScheme:
             self.activations,
             self.counters,
         )
+
+
+def is_block_layer(name: str) -> bool:
+    """Whether the matrix of that canonical name is a linear layer of a block. What chooses experts is none:
+    it is small and decides everything after it."""
+    return name.startswith("layers.") and name.rpartition(".")[2] not in ("router", "shared_gate")

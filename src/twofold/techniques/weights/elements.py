@@ -103,6 +103,7 @@ def _table(element: Element, device: torch.device) -> torch.Tensor:
 INT8 = Element("int8", 8)
 INT6 = Element("int6", 6)
 INT4 = Element("int4", 4)
+INT3 = Element("int3", 3)
 E4M3 = Element("e4m3", 8, 4, 3, nan=True)
 E2M3 = Element("e2m3", 6, 2, 3)
 E2M1 = Element("e2m1", 4, 2, 1)

@@ -1,7 +1,7 @@
-"""Codes of 4, 6 and 8 bits in bytes, and back to numbers fast.
+"""Codes of 3, 4, 6 and 8 bits in bytes, and back to numbers fast.
 
 Layout of a row: little-endian bit stream. 8 bits: one code a byte; 4 bits: two codes a byte, the first in the
-low half; 6 bits: four codes in three bytes.
+low half; 6 bits: four codes in three bytes; 3 bits: eight codes in three bytes.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ _PAIR = torch.int64
 
 
 def pack(codes: torch.Tensor, bits: int) -> torch.Tensor:
-    """Codes [rows, n] (uint8, one a byte) to bytes [rows, n · bits / 8]; n is a multiple of 4."""
+    """Codes [rows, n] (uint8, one a byte) to bytes [rows, n · bits / 8]; n is a multiple of 8."""
     if bits == 8:
         return codes.contiguous()
     if bits == 4:
         return codes[:, 0::2] | codes[:, 1::2] << 4
+    if bits == 3:  # two codes of 3 bits lie as one of 6
+        return pack(codes[:, 0::2] | codes[:, 1::2] << 3, 6)
     assert bits == 6, bits
     a, b, c, d = (codes[:, i::4] for i in range(4))
     return torch.stack((a | b << 6, b >> 2 | c << 4, c >> 4 | d << 2), dim=-1).flatten(1)
@@ -40,6 +42,8 @@ def unpack(packed: torch.Tensor, element: Element) -> torch.Tensor:
         pairs = torch.empty(triples.shape[0], 2, dtype=torch.int32, device=packed.device)
         torch.bitwise_or(low, (middle & 15) << 8, out=pairs[:, 0])
         torch.bitwise_or(middle >> 4, high << 4, out=pairs[:, 1])
+        if element.bits == 3:  # each of these 12 bits are two pairs
+            pairs = torch.stack((pairs & 63, pairs >> 6), dim=-1)
         pairs = pairs.view(-1)
     found = torch.index_select(_pairs(element, packed.device), 0, pairs)
     return found.view(torch.float32).view(rows, -1)

@@ -11,6 +11,7 @@
 #include "attention_store.h"
 #include "attention_tiles.h"
 #include "attention_unpack.h"
+#include "pair_exp.h"
 #include "simd.h"
 #include "step.h"
 
@@ -60,6 +61,28 @@ inline void soften(float* scores, KeyRange seen, KeyRange range, float softcap, 
   }
   tail[0] = maximum;
   tail[1] = sum(total);
+}
+
+// The same without a maximum: weights are exp(score) over a power of two.
+inline void soften_pairs(float* scores, KeyRange seen, KeyRange range, float softcap, float* tail) {
+  const Vec cap = set1(softcap);
+  PairSum found;
+  for (int key = seen.first / kLanes * kLanes; key < seen.last; key += kLanes) {
+    Vec x = load(scores + key);
+    if (softcap != 0.0f) {
+      x = soft_cap(x, cap);
+      store(scores + key, x);
+    }
+    found.add(x, seen.first - key, seen.last - key);
+  }
+  float exponent;
+  found.total(tail[1], exponent);
+  tail[0] = seen.first < seen.last ? exponent * 0.693147181f : 0.0f;
+  const Vec origin = set1(exponent);
+  for (int key = range.first / kLanes * kLanes; key < range.last; key += kLanes) {
+    const Vec w = pair_weight(load(scores + key), origin);
+    store(scores + key, keep(w, seen.first - key, seen.last - key, zero()));
+  }
 }
 
 // --- states ---
@@ -200,8 +223,8 @@ void partition(const Tile& tile, int base, float* states) {
   }
   tile.each(base, [&](int row, int count, KeyRange range) {
     for (int r = row; r < row + count; ++r)
-      soften(tile.scores + r * kScoreStride, tile.visible(r, r + 1, base), range, a.softcap,
-             states + r * stride + width);
+      (a.pair_sums ? soften_pairs : soften)(tile.scores + r * kScoreStride, tile.visible(r, r + 1, base), range,
+                                            a.softcap, states + r * stride + width);
   });
   if (single && whole_vectors(a.cache)) {
     stored_tiles(a.cache.format, tile.rows).values(head, base, all, tile.scores, states, stride);

@@ -84,6 +84,7 @@ struct AttentionArgs {
   long k_stride = 0;
   const float* v = nullptr;
   long v_stride = 0;
+  bool pair_sums = false;  // weights are mantissas and exponents, summed without a maximum: see pair_exp.h
 };
 
 // Rows of one KV head: `queries` tokens from `token` on, the first of which stands at entry `position`, times the

@@ -14,8 +14,16 @@ namespace twofold {
 void bind_stream(nanobind::module_& m);
 void bind_matmul(nanobind::module_& m);
 void bind_blocks(nanobind::module_& m);
+void bind_planes(nanobind::module_& m);
+void bind_pairs(nanobind::module_& m);
 void bind_elementwise(nanobind::module_& m);
 void bind_attention(nanobind::module_& m);
+void bind_entries(nanobind::module_& m);
+void bind_graph(nanobind::module_& m);
+void bind_hamming(nanobind::module_& m);
+void bind_prefill(nanobind::module_& m);
+void bind_schedule(nanobind::module_& m);
+void bind_sparse(nanobind::module_& m);
 void bind_exchange(nanobind::module_& m);
 void bind_microbench(nanobind::module_& m);
 

@@ -120,7 +120,7 @@ void cache_write(Stream& stream, const PagedCache& cache, Address k, long k_stri
 
 void attention(Stream& stream, const PagedCache& cache, std::shared_ptr<Spans> spans, Address q, long q_stride,
                Address out, int heads, float scale, float softcap, int window, Address k, long k_stride, Address v,
-               long v_stride) {
+               long v_stride, bool pair_sums) {
   if (spans->block_size != cache.block_size) throw std::invalid_argument("spans and cache differ in block size");
   if (heads % cache.kv_heads != 0 || heads / cache.kv_heads > kSmallTile)
     throw std::invalid_argument("heads must be a multiple of the KV heads, at most " + std::to_string(kSmallTile) +
@@ -129,7 +129,7 @@ void attention(Stream& stream, const PagedCache& cache, std::shared_ptr<Spans> s
     throw std::invalid_argument("a grouped cache, and no other, is given the new keys and values");
   const AttentionArgs args{cache,   pointer<const float>(q), q_stride, pointer<float>(out),     heads,    scale,
                            softcap, window,                  pointer<const float>(k), k_stride, pointer<const float>(v),
-                           v_stride};
+                           v_stride, pair_sums};
   nb::gil_scoped_release release;
   submit_attention(stream, args, std::move(spans));
 }
@@ -168,9 +168,10 @@ void bind_attention(nb::module_& m) {
   m.def("attention", &attention, nb::arg("stream"), nb::arg("cache"), nb::arg("spans"), nb::arg("q"),
         nb::arg("q_stride"), nb::arg("out"), nb::arg("heads"), nb::arg("scale"), nb::arg("softcap"), nb::arg("window"),
         nb::arg("k") = 0, nb::arg("k_stride") = 0, nb::arg("v") = 0, nb::arg("v_stride") = 0,
+        nb::arg("pair_sums") = false,
         "An op: q [tokens, heads, dim] float32 (stride between tokens, in elements) over the cache of the spans that "
         "hold when it runs: out [tokens, heads * v_dim]. softcap and window: 0 for none. k, v: the new entries, for a grouped "
-        "cache.");
+        "cache. pair_sums: softmax without a maximum, exponentials as mantissa and exponent.");
 }
 
 }  // namespace twofold

@@ -46,17 +46,19 @@ void bind_blocks(nb::module_& m) {
      "Strips of a block format to float32, times the scale of the matrix.");
   m.def("block_linear", [](const std::shared_ptr<Stream>& stream, const std::string& format, uintptr_t packed,
                            float scale, long rows, long cols, uintptr_t x, long tokens, uintptr_t bias, uintptr_t y,
-                           int largest) {
+                           int largest, float token_scale) {
     check_cols(cols);
     if (largest < 0 || largest > 127) throw std::invalid_argument("codes of activations are at most 127");
-    const Operands operands{largest == 0 ? Operands::Kind::exact : Operands::Kind::e8m0, largest};
+    Operands operands{largest == 0 ? Operands::Kind::exact : Operands::Kind::e8m0, largest};
+    if (token_scale >= 0.0f) operands = {Operands::Kind::token, 127, token_scale};
     stream->submit(linear(stream, {{block_format_of(format), pointer<const uint8_t>(packed), rows, scale}}, cols,
                           pointer<const float>(x), tokens, pointer<const float>(bias), pointer<float>(y), operands));
   }, nb::arg("stream"), nb::arg("format"), nb::arg("packed"), nb::arg("scale"), nb::arg("rows"), nb::arg("cols"),
      nb::arg("x"), nb::arg("tokens"), nb::arg("bias"), nb::arg("y"), nb::arg("largest"),
-     nb::call_guard<nb::gil_scoped_release>(),
+     nb::arg("token_scale") = -1.0f, nb::call_guard<nb::gil_scoped_release>(),
      "x [tokens, cols] times strips of a block format to y [tokens, rows]. largest: of the integers that activations "
-     "are rounded to, in MX blocks; 0 keeps them in float32.");
+     "are rounded to, in MX blocks; 0 keeps them in float32. token_scale: not negative, they are rounded to int8 with "
+     "this scale, or where it is 0 with one that each token has of its own.");
   m.def("round_blocks", [](const std::shared_ptr<Stream>& stream, int block, float largest, int mantissa,
                            float smallest_normal, bool two_levels, uintptr_t x, long tokens, long cols, uintptr_t y) {
     if (block <= 0) throw std::invalid_argument("a block has at least one element");

@@ -11,7 +11,14 @@
 #include "attention_kernels.h"
 #include "bandwidth_kernels.h"
 #include "elementwise_kernels.h"
+#include "graph_kernels.h"
+#include "hamming_kernels.h"
 #include "matmul_kernels.h"
+#include "observe_kernels.h"
+#include "planes_kernels.h"
+#include "prefill_kernels.h"
+#include "schedule_kernels.h"
+#include "sparse_kernels.h"
 
 namespace twofold {
 
@@ -21,12 +28,20 @@ struct KernelTable {
   ElementwiseKernels elementwise;
   AttentionKernels attention;
   BandwidthKernels bandwidth;
+  GraphKernels graph;
+  HammingKernels hamming;
+  PlaneKernels planes;
+  SparseKernels sparse;
+  PrefillKernels prefill;
+  ObserveKernels observe;
+  ScheduleKernels schedule;
 };
 
 const KernelTable& scalar_kernels();
 #if defined(TWOFOLD_X86)
 const KernelTable& avx2_kernels();
 const KernelTable& avx512_kernels();
+PlaneKernels popcount_planes();  // avx512 with its count of bits, which not every such processor has
 #endif
 
 // Names of the instruction sets that this processor can run, best first.

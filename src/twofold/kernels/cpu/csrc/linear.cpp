@@ -41,6 +41,12 @@ struct Columns {
         case Operands::Kind::e8m0:
           k.quantise_e8m0(x + t * cols, cols, operands.largest, codes(at) + t * cols, m);
           break;
+        case Operands::Kind::token:
+          k.quantise_column(x + t * cols, cols, operands.scale, codes(at) + t * cols, m);
+          break;
+        case Operands::Kind::pairs:
+          k.quantise_pairs(x + t * cols, cols, operands.scale, codes(at) + t * cols, m);
+          break;
       }
     }
   }
@@ -49,6 +55,11 @@ struct Columns {
 void add_bias(float* y, long stride, long tokens, const float* bias, long rows) {
   for (long t = 0; t < tokens; ++t)
     for (long r = 0; r < rows; ++r) y[t * stride + r] += bias[r];
+}
+
+void multiply_rows(float* y, long stride, long tokens, const float* factors, long rows) {
+  for (long t = 0; t < tokens; ++t)
+    for (long r = 0; r < rows; ++r) y[t * stride + r] *= factors[r];
 }
 
 void multiply(float* y, long stride, long tokens, float factor, long rows) {
@@ -89,6 +100,8 @@ struct Product {
         k.strip(s.format, data, columns.cols, columns.codes(const_cast<uint8_t*>(at)) + first * columns.cols, meta,
                 static_cast<int>(last - first), out, rows, valid);
       }
+      if (s.row_scales != nullptr)
+        multiply_rows(out, rows, last - first, s.row_scales + number * kStripRows, valid);
       if (s.scale != 1.0f) multiply(out, rows, last - first, s.scale, valid);
       if (bias != nullptr) add_bias(out, rows, last - first, bias + row, valid);
       return;

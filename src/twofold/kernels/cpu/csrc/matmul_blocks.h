@@ -129,16 +129,42 @@ struct NvFp4 {
   }
 };
 
-// Integers of 4 bits with a bfloat16 scale for Period blocks.
-template <int Period>
-struct Int4Group {
-  static constexpr int kHeader = 32, kPeriod = Period;
-  static constexpr int kBlock = 256;
+inline void unpack_3(Bytes* codes, const uint8_t* p, int half) {
+  for (int v = 0; v < 2; ++v) {
+    const Bytes four = load_bytes(p + 64 * v, half);
+    Bytes* c = codes + 4 * v;
+    c[0] = and_(four, 0x03);
+    c[1] = and_(right<2>(four), 0x03);
+    c[2] = and_(right<4>(four), 0x03);
+    c[3] = and_(right<6>(four), 0x03);
+  }
+  const Bytes third = load_bytes(p + 128, half);
+  codes[0] = or_(codes[0], and_(left<2>(third), 0x04));
+  codes[1] = or_(codes[1], and_(left<1>(third), 0x04));
+  codes[2] = or_(codes[2], and_(third, 0x04));
+  codes[3] = or_(codes[3], and_(right<1>(third), 0x04));
+  codes[4] = or_(codes[4], and_(right<2>(third), 0x04));
+  codes[5] = or_(codes[5], and_(right<3>(third), 0x04));
+  codes[6] = or_(codes[6], and_(right<4>(third), 0x04));
+  codes[7] = or_(codes[7], and_(right<5>(third), 0x04));
+}
 
-  static Block<15, 8> unpack(const uint8_t* p, const uint8_t* header, int row) {
-    Block<15, 8> out;
+// Integers of 3, 4 or 8 bits with a bfloat16 scale for Period blocks.
+template <int Bits, int Period>
+struct IntGroup {
+  static constexpr int kHeader = 32, kPeriod = Period;
+  static constexpr int kBlock = 64 * Bits;
+
+  static Block<(1 << Bits) - 1, 1 << (Bits - 1)> unpack(const uint8_t* p, const uint8_t* header, int row) {
+    Block<(1 << Bits) - 1, 1 << (Bits - 1)> out;
     out.d = load_bf16(reinterpret_cast<const uint16_t*>(header) + row);
-    unpack_4(out.codes, p, row);
+    if constexpr (Bits == 8) {
+      for (int g = 0; g < 8; ++g) out.codes[g] = load_bytes(p + 64 * g, row);
+    } else if constexpr (Bits == 4) {
+      unpack_4(out.codes, p, row);
+    } else {
+      unpack_3(out.codes, p, row);
+    }
     return out;
   }
 };

@@ -6,6 +6,7 @@
 #include "matmul_blocks.h"
 #include "matmul_dot.h"
 #include "matmul_kernels.h"
+#include "matmul_pairs.h"
 #include "simd.h"
 
 namespace twofold::TWOFOLD_ISA {
@@ -43,6 +44,23 @@ inline void quantise_e8m0(const float* x, long cols, int largest, int8_t* codes,
     const auto total = static_cast<float>(sums.low + sums.high);
     const float factor = e8m0_value(scale);
     meta[b] = {factor, factor * total, total, static_cast<float>(sums.low), static_cast<float>(sums.high)};
+  }
+}
+
+inline void quantise_column(const float* x, long cols, float scale, int8_t* codes, BlockMeta* meta) {
+  if (scale == 0.0f) {
+    Vec largest = zero();
+    for (long i = 0; i < cols; i += kLanes) largest = max(largest, abs(load(x + i)));
+    scale = max_of(largest) / 127.0f;
+  }
+  const float inverse = scale > 0.0f ? 1.0f / scale : 0.0f;
+  for (long b = 0; b < cols / kBlockCols; ++b, x += kBlockCols, codes += kBlockCols) {
+    float steps[kBlockCols];  // 127 at most: -128 times a code of -128 would not fit the sums of pairs
+    for (int i = 0; i < kBlockCols; i += kLanes)
+      store(steps + i, min(max(mul(load(x + i), set1(inverse)), set1(-127.0f)), set1(127.0f)));
+    const HalfSums sums = round_codes(steps, 1.0f, codes);
+    const auto total = static_cast<float>(sums.low + sums.high);
+    meta[b] = {scale, scale * total, total, static_cast<float>(sums.low), static_cast<float>(sums.high)};
   }
 }
 
@@ -223,15 +241,24 @@ inline void dense(const float* w, long cols, long first_row, long last_row, cons
     case Packed::mxfp4: return call<MxFp4>(args);             \
     case Packed::nvint4: return call<NvInt4>(args);           \
     case Packed::nvfp4: return call<NvFp4>(args);             \
-    case Packed::int4_g32: return call<Int4Group<1>>(args);   \
-    case Packed::int4_g64: return call<Int4Group<2>>(args);   \
-    case Packed::int4_g128: return call<Int4Group<4>>(args);  \
-  }
+    case Packed::int4_g32: return call<IntGroup<4, 1>>(args);  \
+    case Packed::int4_g64: return call<IntGroup<4, 2>>(args);  \
+    case Packed::int4_g128: return call<IntGroup<4, 4>>(args); \
+    case Packed::int3_g32: return call<IntGroup<3, 1>>(args);  \
+    case Packed::int3_g64: return call<IntGroup<3, 2>>(args);  \
+    case Packed::int3_g128: return call<IntGroup<3, 4>>(args); \
+    case Packed::int8_g32: return call<IntGroup<8, 1>>(args);  \
+    case Packed::int8_g64: return call<IntGroup<8, 2>>(args);  \
+    case Packed::int8_g128: return call<IntGroup<8, 4>>(args); \
+    case Packed::ovp_int4: return call<OvpInt4>(args);         \
 
 inline void any_strip(Packed format, const uint8_t* at, long cols, const int8_t* x, const BlockMeta* meta, int columns,
                       float* y, long y_stride, int rows) {
 #define args at, cols, x, meta, columns, y, y_stride, rows
   TWOFOLD_EACH_FORMAT(strip)
+    case Packed::ovp_flint4:  // no integer products: whoever submits one is told
+    case Packed::ovp_int8: return;
+  }
 #undef args
 }
 
@@ -239,11 +266,17 @@ inline void any_strip_exact(Packed format, const uint8_t* at, long cols, const f
                             const BlockMeta* meta, int columns, float* y, long y_stride, int rows) {
 #define args at, cols, x, x_stride, meta, columns, y, y_stride, rows
   TWOFOLD_EACH_FORMAT(strip_exact)
+    case Packed::ovp_flint4: return strip_exact<OvpFlint4>(args);
+    case Packed::ovp_int8: return strip_exact<OvpInt8>(args);
+  }
 #undef args
 }
 #undef TWOFOLD_EACH_FORMAT
 
-inline MatmulKernels matmul_kernels() { return {quantise, quantise_e8m0, summarise, any_strip, any_strip_exact, dense}; }
+inline MatmulKernels matmul_kernels() {
+  return {quantise,    quantise_e8m0, quantise_column, quantise_pairs, round_pairs,
+          summarise,   any_strip,     any_strip_exact, dense};
+}
 
 }  // namespace
 }  // namespace twofold::TWOFOLD_ISA

@@ -8,6 +8,7 @@
 //   4-bit codes   4 vectors; vector v holds group 2v in the low and group 2v + 1 in the high halves of its bytes
 //   fifth bits    1 vector; bit g of a byte belongs to group g
 //   bits 5 and 6  2 vectors; vector v holds groups 4v … 4v + 3, two bits each from the lowest up
+//   3-bit codes   their low two bits as bits 5 and 6 lie above, then their third bits as fifth bits do
 //   8-bit codes   8 vectors, one per group
 //
 //   format   block of 16 rows × 32 columns                             bytes   before every 8 blocks
@@ -30,6 +31,13 @@
 //   nvint4     scale E4M3[2][16], codes (value + 8)                      288
 //   nvfp4      scale E4M3[2][16], codes (E2M1)                           288
 //   int4-gN    codes (value + 8)                                         256   scale bf16[16], before every N / 32 blocks
+//   int3-gN    codes (value + 4)                                         192   the same
+//   int8-gN    codes (value + 128)                                       512   the same
+//
+// Outlier-victim pairs (pair_values.h), with a float32 scale per row beside the strips:
+//
+//   ovp-int4, ovp-flint4   4-bit codes                                   256
+//   ovp-int8               8-bit codes                                   512
 //
 // nvint4 and nvfp4 are further multiplied by a float32 of the whole matrix. Where a row ends within the blocks of a
 // header, the strip is filled up with blocks that are never read. E2M1 becomes an integer by a table (block_values.h).
@@ -45,6 +53,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "pair_values.h"
+
 namespace twofold {
 
 constexpr int kStripRows = 16;
@@ -52,10 +62,11 @@ constexpr int kBlockCols = 32;
 
 enum class Packed : int {
   q4_0, q4_1, q5_0, q5_1, q8_0, q4_k, q5_k, q6_k,
-  mxint8, mxint6, mxint4, mxfp4, nvint4, nvfp4, int4_g32, int4_g64, int4_g128,
+  mxint8, mxint6, mxint4, mxfp4, nvint4, nvfp4, int4_g32, int4_g64, int4_g128, int3_g32, int3_g64, int3_g128,
+  int8_g32, int8_g64, int8_g128, ovp_int4, ovp_flint4, ovp_int8,
 };
 constexpr int kGgufFormats = 8;  // the first
-constexpr int kPackedFormats = 17;
+constexpr int kPackedFormats = 26;
 
 struct PackedLayout {
   const char* name;
@@ -72,6 +83,9 @@ constexpr PackedLayout kLayouts[kPackedFormats] = {
     {"mxint8", 528, 0, 1, 32, 0},      {"mxint6", 400, 0, 1, 32, 0},      {"mxint4", 272, 0, 1, 32, 0},
     {"mxfp4", 272, 0, 1, 32, 0},       {"nvint4", 288, 0, 1, 32, 0},      {"nvfp4", 288, 0, 1, 32, 0},
     {"int4-g32", 256, 32, 1, 32, 0},   {"int4-g64", 256, 32, 2, 32, 0},   {"int4-g128", 256, 32, 4, 32, 0},
+    {"int3-g32", 192, 32, 1, 32, 0},   {"int3-g64", 192, 32, 2, 32, 0},   {"int3-g128", 192, 32, 4, 32, 0},
+    {"int8-g32", 512, 32, 1, 32, 0},   {"int8-g64", 512, 32, 2, 32, 0},   {"int8-g128", 512, 32, 4, 32, 0},
+    {"ovp-int4", 256, 0, 1, 32, 0},    {"ovp-flint4", 256, 0, 1, 32, 0},  {"ovp-int8", 512, 0, 1, 32, 0},
 };
 constexpr const PackedLayout& layout(Packed format) { return kLayouts[static_cast<int>(format)]; }
 
@@ -93,6 +107,13 @@ struct MatmulKernels {
   // The same with power-of-two scales, the least that leave no code above `largest`, for MX integers. A block that is
   // not finite becomes NaN.
   void (*quantise_e8m0)(const float* x, long cols, int largest, int8_t* codes, BlockMeta* meta);
+  // The same with one scale for the whole column: `scale`, beyond which codes saturate at 127, or amax / 127 where that
+  // is zero.
+  void (*quantise_column)(const float* x, long cols, float scale, int8_t* codes, BlockMeta* meta);
+  // The same in outlier-victim pairs of int4.
+  void (*quantise_pairs)(const float* x, long cols, float scale, int8_t* codes, BlockMeta* meta);
+  // x [count] to the values of pairs, in units of `scale`.
+  void (*round_pairs)(Pairs type, const float* x, long count, float scale, float* y);
   // The meta of float32 activations.
   void (*summarise)(const float* x, long cols, BlockMeta* meta);
   // y[c * y_stride + r] = sum over a strip of 16 rows times column c, for `columns` columns; rows: valid rows r.

@@ -22,8 +22,16 @@ NB_MODULE(_native, m) {
   bind_stream(m);
   bind_matmul(m);
   bind_blocks(m);
+  bind_planes(m);
+  bind_pairs(m);
   bind_elementwise(m);
   bind_attention(m);
+  bind_entries(m);
+  bind_graph(m);
+  bind_hamming(m);
+  bind_prefill(m);
+  bind_schedule(m);
+  bind_sparse(m);
   bind_exchange(m);
   bind_microbench(m);
 }

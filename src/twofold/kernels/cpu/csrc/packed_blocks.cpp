@@ -24,7 +24,13 @@ Sharing sharing(Packed format) {
     case Packed::nvfp4: return {Scale::e4m3, 16};
     case Packed::int4_g32:
     case Packed::int4_g64:
-    case Packed::int4_g128: return {Scale::bf16, layout(format).period * kBlockCols};
+    case Packed::int4_g128:
+    case Packed::int3_g32:
+    case Packed::int3_g64:
+    case Packed::int3_g128:
+    case Packed::int8_g32:
+    case Packed::int8_g64:
+    case Packed::int8_g128: return {Scale::bf16, layout(format).period * kBlockCols};
     default: return {Scale::e8m0, kBlockCols};
   }
 }
@@ -34,6 +40,10 @@ bool is_float(Packed format) { return format == Packed::mxfp4 || format == Packe
 int stored_code(const uint8_t* row, int bits, long k) {
   if (bits == 8) return row[k];
   if (bits == 4) return (row[k / 2] >> (4 * (k % 2))) & 15;
+  if (bits == 3) {  // eight codes of 3 bits in three bytes
+    const uint8_t* eight = row + k / 8 * 3;
+    return ((eight[0] | eight[1] << 8 | eight[2] << 16) >> (3 * (k % 8))) & 7;
+  }
   const uint8_t* three = row + k / 4 * 3;  // four codes of 6 bits
   const int all = three[0] | three[1] << 8 | three[2] << 16;
   return (all >> (6 * (k % 4))) & 63;

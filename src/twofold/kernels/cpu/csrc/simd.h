@@ -219,11 +219,10 @@ inline Vec reciprocal(Vec a) { return 1.0f / a; }
 
 #endif
 
-// exp(x), relative error below 2e-7; x is clamped to [-87, 88]. Cody-Waite reduction and the polynomial of Cephes'
-// expf (S. Moshier), whose coefficients are minimax on [-ln2/2, ln2/2].
-inline Vec exp(Vec x) {
-  x = min(max(x, set1(-87.0f)), set1(88.0f));
-  const Vec n = round(mul(x, set1(1.44269504f)));
+// exp(x) as the result times two to the integral n, relative error below 2e-7. Cody-Waite reduction and the polynomial
+// of Cephes' expf (S. Moshier), whose coefficients are minimax on [-ln2/2, ln2/2].
+inline Vec exp_parts(Vec x, Vec& n) {
+  n = round(mul(x, set1(1.44269504f)));
   x = fma(n, set1(-0.693359375f), x);
   x = fma(n, set1(2.12194440e-4f), x);
   Vec p = set1(1.9875691500e-4f);
@@ -232,8 +231,14 @@ inline Vec exp(Vec x) {
   p = fma(p, x, set1(4.1665795894e-2f));
   p = fma(p, x, set1(1.6666665459e-1f));
   p = fma(p, x, set1(5.0000001201e-1f));
-  p = add(fma(p, mul(x, x), x), set1(1.0f));
-  return mul(p, power_of_two(n));
+  return add(fma(p, mul(x, x), x), set1(1.0f));
+}
+
+// exp(x); x is clamped to [-87, 88].
+inline Vec exp(Vec x) {
+  Vec n;
+  const Vec mantissa = exp_parts(min(max(x, set1(-87.0f)), set1(88.0f)), n);
+  return mul(mantissa, power_of_two(n));
 }
 
 }  // namespace twofold::TWOFOLD_ISA

@@ -1,0 +1,1 @@
+"""Several engine instances under one clock, with requests and their caches moving between them."""

@@ -1,0 +1,264 @@
+"""RemoteInstance: an instance in a process of its own, with the methods of `fleet.instance.Instance`.
+
+It steps by itself; between two steps it does what it is asked. Cache blocks go over in memory that the two
+processes share, and never through this one.
+"""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import tempfile
+import weakref
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from twofold.devices.clock import WallClock
+from twofold.engine.arrivals import Prompt
+from twofold.engine.output import Completion
+from twofold.engine.request import Request, SamplingParams
+from twofold.fleet.instance import Instance, Parcel, Place
+from twofold.fleet.load import Load, Resident
+from twofold.fleet.wire import Computed
+from twofold.plan import Plan
+
+MODULE = "twofold.fleet.worker"
+LOOK_SECONDS = 0.001
+"""How often a fleet looks what instances in other processes have done."""
+END_SECONDS = 5.0
+"""How long a process has to end before it is killed."""
+_MEMORY = Path("/dev/shm")
+"""Where files that lie in memory alone can be made, on systems that have it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What a process is told first. start: when the clock of the fleet began; threads: that it may use."""
+
+    plan: Plan
+    checkpoint: str
+    calibration: Sequence[int] | None
+    number: int
+    start: float
+    threads: int
+
+    def build(self) -> Instance:
+        """The instance."""
+        from twofold.devices.registry import make_device
+        from twofold.engine.build import build_engine
+        from twofold.models.loading import load_checkpoint
+
+        options = {**self.plan.engine.device_options, "threads": self.threads}
+        device = make_device(self.plan.device, **options)
+        device.clock = WallClock(self.start)
+        checkpoint = load_checkpoint(self.checkpoint)
+        ids = self.calibration
+        engine = build_engine(
+            self.plan,
+            device,
+            checkpoint.spec,
+            checkpoint,
+            calibration=None if ids is None else lambda: ids,
+        )
+        return Instance(self.number, engine)
+
+
+class RemoteInstance(Instance):
+    """Starts a process for `setup`. `ready` waits until it is built; RuntimeError where it fails."""
+
+    def __init__(self, setup: Setup) -> None:
+        self.number = setup.number
+        self._ended: list[Request] = []
+        self._open: set[str | int] = set()
+        self._load: Load | None = None
+        self._clock = WallClock(setup.start)
+        mine, theirs = socket.socketpair()
+        with theirs:
+            command = [sys.executable, "-m", MODULE, str(theirs.fileno())]
+            self.process = subprocess.Popen(command, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL)
+        self._connection = Connection(mine.detach())
+        self._end = weakref.finalize(self, _end, self._connection, self.process)
+        self._connection.send(setup)
+
+    def ready(self) -> None:
+        """Wait until the engine is built."""
+        _, self.block_bytes, self.block_size = self._receive()
+
+    # --- talking ---
+
+    def _receive(self) -> Any:
+        try:
+            return self._connection.recv()
+        except (EOFError, OSError):
+            code = self.process.wait(END_SECONDS)
+            raise RuntimeError(f"instance {self.number} failed: its process ended with code {code}") from None
+
+    def _take(self, message: Any) -> tuple[str, Any]:
+        kind, value, self._load = message
+        if kind == "step":
+            self._ended += value
+            self._open -= {request.id for request in value}
+        return kind, value
+
+    def _ask(self, method: str, *args: Any) -> Any:
+        self._connection.send((method, args))
+        while True:
+            kind, value = self._take(self._receive())
+            if kind == "refused":
+                raise ValueError(value)
+            if kind == "reply":
+                return value
+
+    def _call(self, name: str, *args: Any, **rest: Any) -> Any:
+        return self._ask("call", name, args, rest)
+
+    # --- what goes on there ---
+
+    @property
+    def load(self) -> Load:
+        """What it had to do after its last step."""
+        if self._load is None:
+            self._call("check")
+        assert self._load is not None
+        return self._load
+
+    @property
+    def decoding(self) -> tuple[Resident, ...]:
+        """The requests that generate there."""
+        return self.load.decoding
+
+    @property
+    def has_work(self) -> bool:
+        """Whether any request is unfinished there."""
+        return bool(self._open)
+
+    @property
+    def is_busy(self) -> bool:
+        """It never waits for its turn."""
+        return self.has_work
+
+    @property
+    def newest_step(self) -> Computed | None:
+        """Not known here."""
+        return None
+
+    def add(
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None,
+        *,
+        id: str | int,
+        priority: int,
+        arrival_time: float,
+        record_times: bool,
+    ) -> None:
+        """Queue a request."""
+        rest = {"id": id, "priority": priority, "arrival_time": arrival_time, "record_times": record_times}
+        self._call("add", prompt, params, **rest)
+        self._open.add(id)
+
+    def land(self) -> None:
+        """Hear what it has done."""
+        while self._connection.poll():
+            self._take(self._receive())
+
+    def launch(self) -> float | None:
+        """It steps by itself: look again soon."""
+        return self._clock.now() + LOOK_SECONDS
+
+    def take_ended(self) -> list[Request]:
+        """Requests that have ended and were not taken before."""
+        ended, self._ended = self._ended, []
+        return ended
+
+    def completion(self, id: str | int) -> Completion:
+        """What an ended request has yielded."""
+        found: Completion = self._call("completion", id)
+        return found
+
+    def check(self) -> None:
+        """Check its blocks and requests."""
+        self._call("check")
+
+    def close(self) -> None:
+        """End the process. Closing twice is fine."""
+        self._end()
+
+    # --- moves ---
+
+    def place(self, id: str | int) -> Place | None:
+        """How far request `id` is."""
+        found: Place | None = self._call("place", id)
+        return found
+
+    def copy(self, id: str | int, place: Place, first: int, last: int, target: Any) -> bool:
+        """Copy blocks to `target`, another process."""
+        with _crate_file() as path:
+            if not self._ask("fill", path, id, place.preemptions, first, last):
+                return False
+            target._ask("empty", path, id, first, last - first)
+        return True
+
+    def detach(self, id: str | int, most_slots: int) -> Parcel | None:
+        """Let request `id` go."""
+        found = self._ask("send_off", id, most_slots)
+        if found is None:
+            return None
+        self._open.discard(id)
+        return Parcel(*found)
+
+    def copy_rest(self, parcel: Parcel, first: int, target: Any) -> None:
+        """Copy the last blocks to `target`."""
+        id = parcel.request.id
+        with _crate_file() as path:
+            if count := self._ask("fill_rest", path, id, first):
+                target._ask("empty", path, id, first, count)
+
+    def reclaim(self, parcel: Parcel) -> None:
+        """Free what it held."""
+        self._ask("reclaim_of", parcel.request.id)
+
+    def reserve(self, id: str | int, slots: int) -> bool:
+        """Keep a place."""
+        return bool(self._call("reserve", id, slots))
+
+    def extend(self, id: str | int, slots: int) -> bool:
+        """Reserve more blocks."""
+        return bool(self._call("extend", id, slots))
+
+    def attach(self, parcel: Parcel) -> None:
+        """Go on with a request there."""
+        self._open.add(parcel.request.id)
+        self._ask("welcome", parcel.request)
+
+    def release(self, id: str | int) -> None:
+        """It does not come after all."""
+        self._call("release", id)
+
+
+class _crate_file:  # noqa: N801 - used as a function
+    """The path of a file in memory, which is gone afterwards."""
+
+    def __enter__(self) -> Path:
+        folder = _MEMORY if _MEMORY.is_dir() else None
+        self._folder = tempfile.TemporaryDirectory(prefix="twofold-crate-", dir=folder)
+        return Path(self._folder.name) / "blocks"
+
+    def __exit__(self, *_: object) -> None:
+        self._folder.cleanup()
+
+
+def _end(connection: Connection, process: subprocess.Popen[bytes]) -> None:
+    """End a process: it reads the end of its socket between two steps."""
+    connection.close()
+    try:
+        process.wait(END_SECONDS)
+    except subprocess.TimeoutExpired:
+        with suppress(OSError):
+            process.kill()
+        process.wait()

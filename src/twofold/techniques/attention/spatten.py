@@ -1,0 +1,143 @@
+"""SpAtten: tokens and heads that matter little are pruned layer by layer and stay pruned in the layers
+behind; keys are read by their upper bits first, and by all bits only where no entry stands out; values of
+the likeliest alone.
+
+Source: "SpAtten: Efficient Sparse Attention Architecture with Cascade Token and Head Pruning",
+arXiv:2012.09852, and github.com/mit-han-lab/spatten, whose workload for GPT-2 medium gives the shares of
+tokens, heads and values and their depths. A token matters by the attention that it was given so far,
+added up over layers, heads and queries; a head by the magnitude of its outputs so far.
+
+Differs: the algorithm alone, without the accelerator and without the source's fine-tuning of the pruned
+model. As in that workload, prompts attend to everything, and generated tokens to what is left; up to 32
+new tokens behind others (drafts, say) count as generated and are pruned for together. Keys have 4 upper
+and 4 lower bits, values 8; the upper bits stand for the middle of what they may be. Heads that share keys
+are pruned one by one, keys are read while any of them is left. Pruned entries stay in the cache, as they
+may matter in the layers before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from twofold.models.cache import CacheLayer, Heads
+from twofold.models.spec import ModelSpec
+from twofold.techniques.attention.spatten_cache import SpattenCache
+from twofold.techniques.attention.spatten_cascade import Cascade
+from twofold.techniques.base import Claim, Info, Technique
+
+_PAPER = "arXiv:2012.09852"
+_MODEL = "30 benchmarks on BERT and GPT-2"
+
+
+def _against(key: str, figure: str, ratio: float, baseline: str) -> Claim:
+    why = "compares the accelerator, which is no device here: this is its algorithm"
+    hardware = "SpAtten, TSMC 40 nm, simulated"
+    return Claim(
+        key, figure, (ratio, ratio), "x", baseline, _MODEL, hardware, f"{_PAPER}, abstract", why_not=why
+    )
+
+
+class SpattenScheme:
+    """Every layer's cache is a SpattenCache. counters: see `Cascade`, of all layers that were computed."""
+
+    def __init__(self, technique: Spatten) -> None:
+        t = technique
+        self.cascade = Cascade(t.tokens, t.heads, t.values, t.threshold)
+        self.counters = self.cascade.counters
+        self._first: SpattenCache | None = None
+
+    def expect(self, behaviour: Mapping[str, float]) -> None:
+        """How often all bits are needed where nothing is computed."""
+        share = behaviour["lsb_share"]
+        if not 0 <= share <= 1:
+            raise ValueError(f"behaviour lsb_share must lie in [0, 1], not {share}")
+        self.cascade.unsure = share
+
+    def measured(self) -> dict[str, float]:
+        """How often all bits were needed, where anything was pruned."""
+        rows = self.counters["rows_scored"]
+        return {"lsb_share": self.counters["rows_refined"] / rows} if rows else {}
+
+    def cache_layer(self, heads: Heads, block_size: int, layer: int) -> CacheLayer:
+        """The cache of layer number `layer`; the first that is made holds what entries matter."""
+        made = SpattenCache(heads, block_size, layer, self.cascade)
+        self._first = made.first = self._first or made
+        self.cascade.num_layers = max(self.cascade.num_layers, layer + 1)
+        return made
+
+
+@dataclass(frozen=True)
+class Spatten(Technique):
+    """tokens, heads: shares that are left in the last layers; values: share of those tokens whose values
+    are read; threshold: weight that an entry must reach for the upper bits to do."""
+
+    tokens: float = 0.3
+    heads: float = 0.625
+    values: float = 0.3
+    threshold: float = 0.1
+
+    info: ClassVar[Info] = Info(
+        name="spatten",
+        title="SpAtten: Efficient Sparse Attention Architecture with Cascade Token and Head Pruning",
+        source=_PAPER,
+        summary="prunes tokens and heads from layer to layer; reads upper bits of keys first, few values",
+        seams=("attention", "cache"),
+        lossless=False,
+        provides=("cache-storage", "attention-method"),
+        excludes=("cache-storage", "attention-method", "retention"),
+        reasons={
+            "cache-storage": "its keys are stored in two halves; name one technique that changes how entries "
+            "are stored",
+            "attention-method": "it decides which entries and heads attend; name one attention method",
+            "retention": "it keeps every entry for the layers that still need it and adds up itself which "
+            "matter; name one of the two",
+        },
+        behaviour={
+            "lsb_share": (0.059, f"{_PAPER}: 5.9 % of the inputs need the lower bits"),
+        },
+    )
+    claims: ClassVar[tuple[Claim, ...]] = (
+        Claim(
+            "spatten-dram",
+            "bytes read by attention, the baseline's over SpAtten's",
+            (10.0, 10.0),
+            "x",
+            "attention over the whole fp16 cache",
+            _MODEL,
+            "counted",
+            f"{_PAPER}, abstract",
+            "dram",
+        ),
+        _against("spatten-a3", "speed-up", 1.6, "A3 accelerator"),
+        _against("spatten-mnnfast", "speed-up", 3.0, "MNNFast"),
+        _against("spatten-gpu", "speed-up", 162.0, "NVIDIA TITAN Xp"),
+        _against("spatten-cpu", "speed-up", 347.0, "Intel Xeon"),
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("tokens", "heads", "values"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"technique spatten: {name} must lie in (0, 1], not {getattr(self, name)}")
+        if not 0 <= self.threshold <= 1:
+            raise ValueError(f"technique spatten: threshold must lie in [0, 1], not {self.threshold}")
+
+    def check(self, spec: ModelSpec) -> None:
+        """Every layer must see the whole context."""
+        where = "technique spatten"
+        if spec.latent is not None:
+            raise ValueError(f"{where}: {spec.name} caches latents instead of keys and values; leave it out")
+        if not all(spec.is_global(i) for i in range(spec.num_layers)):
+            raise ValueError(
+                f"{where}: layers of {spec.name} see {spec.window} tokens, and what is pruned in one layer "
+                "stays pruned in all behind it; use a model whose layers all see the whole context"
+            )
+        if spec.head_dim % 2:
+            raise ValueError(
+                f"{where}: heads of {spec.name} are {spec.head_dim} wide; half a byte would be left"
+            )
+
+    def cache_scheme(self) -> SpattenScheme:
+        """A SpattenScheme with these parameters."""
+        return SpattenScheme(self)
