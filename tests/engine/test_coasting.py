@@ -101,8 +101,8 @@ def test_a_constant_number_of_requests(engine: dict[str, Any]) -> None:
 def test_techniques(name: str) -> None:
     technique = make_technique(name)
     coasted = assert_same({"techniques": [name]}, load(6, 20))
-    asked = technique.drafter() is not None or technique.retention() is not None
-    assert (coasted == 0) == asked, "drafts and what is to stay are asked for at each step"
+    asked = any(f() is not None for f in (technique.drafter, technique.retention, technique.swapping))
+    assert (coasted == 0) == asked, "drafts, what is to stay and where blocks lie are asked for at each step"
 
 
 @pytest.mark.parametrize("serving", ["vllm", "vllm-sync"])

@@ -252,7 +252,7 @@ def _assemble(
             is_free=blocks.is_free,
             drafts=modelled,
             retention=retention,
-            overlapped=blocks.swapping.overlapped,
+            swapping=blocks.swapping,
         ),
         actives=actives,
         tokenizer=None if checkpoint is None else checkpoint.tokenizer,

@@ -28,11 +28,11 @@ from twofold.ops.movement import Copy
 class Rank:
     """A model's share on one device, its caches and, for swapping, their copies in host memory.
 
-    copier: the thread that copies beside the computation (None: copies come first). num_pieces:
-    contiguous pieces that were copied to host memory or back. commits: whether any cache wants to know
-    how many drafts were right. keeps_rows: whether anything is kept of a sequence that must be released
-    with its row. prompt_filter: the technique that shortens prompts, where there is one. paging: what
-    maps the cache's blocks, where something does.
+    copier: the thread that copies beside the computation (None: copies come first). in_groups: whether
+    neighbouring blocks go to host memory or back in one piece; num_pieces: that did. commits: whether any
+    cache wants to know how many drafts were right. keeps_rows: whether anything is kept of a sequence
+    that must be released with its row. prompt_filter: the technique that shortens prompts, where there is
+    one. paging: what maps the cache's blocks, where something does.
     """
 
     def __init__(
@@ -54,6 +54,7 @@ class Rank:
         self._host: list[dict[str, torch.Tensor]] = []
         self.copier: ThreadPoolExecutor | None = None
         self._copying: list[Future[None]] = []
+        self.in_groups = False
         self.num_pieces = 0
 
     @property
@@ -90,7 +91,8 @@ class Rank:
     def swap(self, pairs: Sequence[tuple[int, int]], out: bool) -> None:
         """Copy cache blocks to host memory (`out`) or back: (device block, host block)."""
         source, target = (DEVICE, HOST) if out else (HOST, DEVICE)
-        pieces = sum(1 for _ in runs(pairs)) * sum(cache.parts for cache in self.caches)
+        count = sum(1 for _ in runs(pairs)) if self.in_groups else len(pairs)
+        pieces = count * sum(cache.parts for cache in self.caches)
         self.num_pieces += pieces
         op = Copy(len(pairs) * self.block_bytes, source, target, pieces=pieces)
         if self.copier is None:
@@ -133,5 +135,6 @@ class Rank:
         """Let go of what outlives the engine: here nothing."""
 
     def _copy(self, pairs: list[tuple[int, int]], *, out: bool) -> None:
-        for cache, host in zip(self.caches, self._host, strict=True):
-            cache.copy_blocks(pairs, host, out=out)
+        for part in [pairs] if self.in_groups else [[pair] for pair in pairs]:
+            for cache, host in zip(self.caches, self._host, strict=True):
+                cache.copy_blocks(part, host, out=out)

@@ -19,6 +19,7 @@ from twofold.engine.rank import Rank
 from twofold.engine.request import Request
 from twofold.engine.retention import Retention
 from twofold.engine.sampler import SampledRow, TokenLogprobs
+from twofold.engine.swapping import PLAIN_SWAPPING, Swapping
 from twofold.models.cache import CacheLayer, CacheSize
 from twofold.models.step import StepInput
 from twofold.ops.attention import Span
@@ -58,7 +59,7 @@ class Runner:
         is_free: Callable[[int], bool] = lambda block: False,
         drafts: ModelledDrafts | None = None,
         retention: Retention | None = None,
-        overlapped: bool = False,
+        swapping: Swapping = PLAIN_SWAPPING,
     ) -> None:
         self.rank = rank
         self.model = rank.model
@@ -67,8 +68,9 @@ class Runner:
         self.drafts = drafts
         self._is_free = is_free
         self.retention = retention
-        self.overlapped = overlapped
-        if overlapped and rank.device.real:
+        self.overlapped = swapping.overlapped
+        rank.in_groups = swapping.group > 0
+        if swapping.overlapped and rank.device.real:
             rank.copier = ThreadPoolExecutor(1, "copier")
         self.caches: list[CacheLayer] = rank.caches
         self.block_bytes = rank.block_bytes

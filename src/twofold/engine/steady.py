@@ -31,8 +31,8 @@ class Steady(Progress):
         if not self._decoding or self._may_admit():
             return 0
         slots, context = self.blocks.num_slots, self._max_context
-        if self.blocks.num_leaving:
-            return 0
+        if self.blocks.num_leaving or self.blocks.swapping.group:
+            return 0  # which blocks lie in a row depends on when each is taken
         steps = min(
             [
                 min(

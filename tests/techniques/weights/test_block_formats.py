@@ -116,7 +116,7 @@ def test_bytes_and_values_on_random_shapes(name: str, rows: int, cols: int, seed
     assert kept.shape == x.shape
     assert torch.equal(kept, fmt.round(x))
     # Half a step at the largest value, the scale's own rounding included, bounds every error.
-    bound = x.abs().max() * {8: 2**-4, 6: 2**-4, 4: 2**-2}[fmt.element.bits]
+    bound = x.abs().max() * {8: 2**-4, 6: 2**-4, 4: 2**-2, 3: 2**-2}[fmt.element.bits]
     assert bool(((kept - x).abs() <= bound).all())
 
 

@@ -2,7 +2,7 @@
 
 A quarter of the paper's 16 instances.
 
-The paper's short lengths (its table 1): 256 tokens on average for prompts and outputs alike, with a long tail
+The paper's short lengths: 256 tokens on average for prompts and outputs alike, with a long tail
 up to 6k. Rates are not given in a form that could be read off; the one here keeps memory nearly full.
 """
 
@@ -27,7 +27,7 @@ MEAN, LONGEST, SHAPE = 256, 6144, 1.25
 COUNT, RATES = 400, (12.0, 16.0)
 """Requests, and rates per second: round robin begins to queue at the first, and cannot hold the second."""
 IMPORTANT = 0.1
-"""Share of requests of high priority, section 6.4."""
+"""Share of requests of high priority."""
 
 
 def _lengths(rng: random.Random, count: int) -> list[int]:

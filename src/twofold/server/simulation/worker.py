@@ -114,7 +114,7 @@ class SimulatedRunner:
             result.pooled = torch.tensor(pooled)
         return result
 
-    def release(self, request: Request) -> None:
+    def release(self, request: Request, *, settled: bool = True) -> None:
         """Nothing is kept per request."""
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import torch
 
+from twofold.devices.base import Device
 from twofold.models.cache import CacheLayer, CacheSize, Heads, reserve
 from twofold.models.step import StepInput
 from twofold.techniques.cache.block_floats import PACK_FLOP, WIDEN_FLOP, Blocks, decode, encode
@@ -71,9 +72,20 @@ class BfpCache(CacheLayer):
         """Every visible entry once, for all query heads of its group."""
         return step.totals(self.heads.window).keys * self.entry_bytes
 
+    def attend(
+        self,
+        device: Device,
+        step: StepInput,
+        q: torch.Tensor | None,
+        k: torch.Tensor | None,
+        v: torch.Tensor | None,
+    ) -> torch.Tensor | None:
+        """As any cache; counts what it packs."""
+        self.counters["entries_packed"] += step.num_tokens
+        return super().attend(device, step, q, k, v)
+
     def write_bytes(self, step: StepInput) -> int:
         """One entry per token."""
-        self.counters["entries_packed"] += step.num_tokens
         return step.num_tokens * self.entry_bytes
 
     def _flop(self, entries: int, each: dict[int, int]) -> int:

@@ -59,7 +59,7 @@ class Splitwise(Technique):
             baseline="as many DGX-H100 as the power allows, batching prompts and tokens together",
             model=_MODEL,
             hardware="70 DGX-A100 against 40 DGX-H100 (simulated)",
-            source=f"{_PAPER}, abstract and section VI-C",
+            source=f"{_PAPER}, abstract; machines as in its authors' simulator",
             setup="splitwise:throughput_over_h100",
         ),
         Claim(
@@ -70,7 +70,7 @@ class Splitwise(Technique):
             baseline="the same DGX-A100, batching prompts and tokens together",
             model=_MODEL,
             hardware="70 DGX-A100 (simulated)",
-            source=f"{_PAPER}, abstract and section VI-C",
+            source=f"{_PAPER}, abstract; machines as in its authors' simulator",
             setup="splitwise:throughput_over_a100",
         ),
     )

@@ -1,9 +1,10 @@
 """Binary-coded quantisation: the factors and signs that come nearest to groups of weights.
 
-A group is stood for by z + sum_i alpha_i b_i with signs b_i. Greedy at first (alpha_i is the mean magnitude
-of what is left), then in turns: factors by least squares for the signs, signs as the nearest of the 2^q sums
-for the factors. Sources: Xu et al., "Alternating Multi-bit Quantization for Recurrent Neural Networks",
-arXiv:1802.00150; the offset z: arXiv:2206.09557, section 3.1.
+A group is stood for by z + sum_i alpha_i b_i with signs b_i. First the sums are evenly spaced from the least
+weight to the largest (a uniform quantiser in binary codes); then, in turns, factors are found by least
+squares for the signs, and signs as the nearest of the 2^q sums for the factors, so that the error never
+grows. Sources: Xu et al., "Alternating Multi-bit Quantization for Recurrent Neural Networks",
+arXiv:1802.00150, which starts greedily; the offset z and uniform codes: arXiv:2206.09557, section 3.
 
 In one dimension the nearest sum is a range of the sorted weights, so that a turn costs torch a few binary
 searches per group instead of a pass over its weights.
@@ -75,12 +76,9 @@ def _native(module: ModuleType, groups: torch.Tensor, bits: int, rounds: int) ->
 
 def _some(groups: torch.Tensor, bits: int, rounds: int) -> BinaryCodes:
     signs = signs_of_codes(bits).to(groups.device)
-    z = groups.mean(-1)
-    left, alphas = groups - z[:, None], []
-    for _ in range(bits):
-        alphas.append(left.abs().mean(-1))
-        left = left - torch.copysign(alphas[-1][:, None], left)
-    factors = torch.stack([*alphas, z])  # [q + 1, n]
+    low, high = groups.aminmax(dim=-1)
+    step = (high - low) / (len(signs) - 1)
+    factors = torch.stack([*(step * 2.0 ** (i - 1) for i in range(bits)), (high + low) / 2])  # [q + 1, n]
     design = torch.cat((signs, torch.ones(len(signs), 1, device=signs.device)), 1)  # [2^q, q + 1]
     ordered = groups.sort(-1).values
     sums = F.pad(ordered.double().cumsum(-1), (1, 0))

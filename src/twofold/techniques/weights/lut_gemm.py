@@ -1,12 +1,11 @@
-"""LUT-GEMM: weights in binary codes, multiplied for few tokens by looking partial sums up instead of
-widening.
+"""LUT-GEMM: weights in binary codes, multiplied for few tokens by looking sums up instead of widening.
 
 Source: "LUT-GEMM: Quantized Matrix Multiplication based on LUTs for Efficient Inference in Large-Scale
 Generative Language Models", arXiv:2206.09557: q bit planes with a scale each and an offset for every group,
-codes found in turns (`binary_codes`), tables of the signed sums of mu activations. Differs: codes come from
-the weights alone at any q (the source also converts those of other quantisers); native kernels take tables of
-4 activations, which fit a vector register as those of 8 fit a GPU's shared memory; products of more than
-TABLE_TOKENS tokens widen the weights, strip by strip, since their tables would cost more than they save.
+codes found in turns (`binary_codes`), tables of the signed sums of mu activations. Differs: turns start from
+uniform codes, not greedily, so that their error is never above that of these (rounds=0); native kernels take
+tables of 4 activations, which fit a vector register as those of 8 fit a GPU's shared memory; products of more
+than TABLE_TOKENS tokens widen the weights, strip by strip, since their tables would cost more than they save.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ class LutGemm(Technique):
 
     q: bits of a weight; g: weights of a row that share scales and an offset; mu: activations whose signed
     sums make a table (8 in the source; native kernels here: 4, others run on the reference kernel); rounds:
-    turns of the search for codes; lm_head: store the output projection so too.
+    turns of the search for codes (0: evenly spaced ones); lm_head: store the output projection so too.
     """
 
     q: int = 4
@@ -92,7 +91,7 @@ class LutGemm(Technique):
                 "to 256, such as 128"
             )
         if self.rounds < 0:
-            raise ValueError(f"{where}: rounds must be 0 (greedy) or more, not {self.rounds}")
+            raise ValueError(f"{where}: rounds must be 0 (evenly spaced codes) or more, not {self.rounds}")
 
     def weight_scheme(self) -> LutScheme:
         """Linear layers in binary codes."""

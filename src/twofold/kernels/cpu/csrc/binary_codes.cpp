@@ -1,6 +1,6 @@
 #include "binary_codes.h"
 
-#include <cmath>
+#include <algorithm>
 #include <numeric>
 #include <vector>
 
@@ -17,7 +17,7 @@ constexpr int kMost = 9;  // factors: eight of planes, and the offset
 class Search {
  public:
   Search(long size, int bits)
-      : bits_(bits), sums_(1l << bits), left_(size), rank_(size), values_(sums_), middles_(sums_ - 1), count_(sums_),
+      : bits_(bits), sums_(1l << bits), rank_(size), values_(sums_), middles_(sums_ - 1), count_(sums_),
         total_(sums_), signs_(sums_), order_(sums_) {
     for (long code = 0; code < sums_; ++code)
       for (int i = 0; i <= bits; ++i) signs_[code].of[i] = i == bits || ((code >> i) & 1) != 0 ? 1.0 : -1.0;
@@ -42,18 +42,12 @@ class Search {
     double of[kMost];
   };
 
-  // Greedy: a factor is the mean magnitude of what the ones before it leave.
+  // Evenly spaced sums from the least weight to the largest.
   void start(const float* w) {
-    const auto size = static_cast<double>(left_.size());
-    factors_[bits_] = std::accumulate(w, w + left_.size(), 0.0) / size;
-    for (size_t i = 0; i < left_.size(); ++i) left_[i] = w[i] - static_cast<float>(factors_[bits_]);
-    for (int i = 0; i < bits_; ++i) {
-      double total = 0.0;
-      for (const float x : left_) total += std::fabs(x);
-      factors_[i] = total / size;
-      const auto step = static_cast<float>(factors_[i]);
-      for (float& x : left_) x -= std::copysign(step, x);
-    }
+    const auto [low, high] = std::minmax_element(w, w + rank_.size());
+    const double step = (static_cast<double>(*high) - *low) / static_cast<double>(sums_ - 1);
+    for (int i = 0; i < bits_; ++i) factors_[i] = step * static_cast<double>(1l << i) / 2.0;
+    factors_[bits_] = (static_cast<double>(*high) + *low) / 2.0;
   }
 
   void rank(const float* w) {
@@ -121,7 +115,6 @@ class Search {
 
   const int bits_;
   const long sums_;
-  std::vector<float> left_;
   std::vector<int32_t> rank_;
   std::vector<double> values_;
   std::vector<float> middles_;

@@ -17,7 +17,7 @@ constexpr long kOwnCopy = 4096;
 // Columns of a tile stay in a core's second-level cache while strips pass by.
 constexpr long kTileBytes = 1024 * 1024;
 // From so many tokens on, widening a strip pays.
-constexpr long kMany = 16;
+constexpr long kMany = 8;
 
 constexpr size_t lined(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
