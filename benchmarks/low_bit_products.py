@@ -5,7 +5,8 @@
 1536 x 1536 matrices in rotation, 40 MB of 4-bit ones, so that a large last cache holds them. Rows of the
 table: a stored format and what activations are rounded to; microseconds a product (the least of the rounds,
 since a product alone has no noise of its own) and, in brackets, over that of q4_0, whose activations are int8
-in blocks of 32."""
+in blocks of 32.
+"""
 
 from __future__ import annotations
 

@@ -68,6 +68,16 @@ def test_every_pair_of_planes_is_counted() -> None:
     assert 1.5 < card.charge(more, more.cost()).seconds / card.charge(less, less.cost()).seconds < 2.1
 
 
+def test_units_of_wider_numbers_take_all_planes_at_once() -> None:
+    card = make_device("h100-sxm")  # which multiplies no single bits
+    one, many = (
+        BipolarInt(wbits=bits, abits=bits).weight_scheme().pack(None, 8192, 8192).op(4096, "fp16")
+        for bits in (1, 4)
+    )
+    seconds = [card.charge(op, op.cost()).seconds for op in (one, many)]
+    assert seconds[1] < 1.2 * seconds[0]
+
+
 @pytest.mark.parametrize(
     ("params", "message"),
     [

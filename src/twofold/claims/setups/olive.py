@@ -2,7 +2,8 @@
 as integers, against packed weights that are widened and multiplied in 16 bits.
 
 The simulated card is modelled by the T4, of the same generation; GOBO's weights by 3-bit integers in groups
-of 128, without their outliers. The outcome is the interval between two of the models."""
+of 128, without their outliers. The outcome is the interval between two of the models.
+"""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Llumnix: requests move between instances while they are being answered, for whatever reason, by one policy.
 
 Source: "Llumnix: Dynamic Scheduling for Large Language Model Serving", arXiv:2406.03243. `freeness` holds the
-policy, `fleet.migration` the live migration. Thresholds that the paper leaves open are the defaults of its
-authors' code. Differs: one instance moves one request at a time, and an instance that is switched on serves
-at once (the paper's takes as long as its model takes to load).
+policy, `fleet.migration` the live migration. Defaults of the thresholds are chosen here: the abstract names
+none. Differs: one instance moves one request at a time, and an instance that is switched on serves at once
+(the paper's takes as long as its model takes to load).
 """
 
 from __future__ import annotations

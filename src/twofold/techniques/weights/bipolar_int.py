@@ -4,7 +4,8 @@ Source: "Efficient Arbitrary Precision Acceleration for Large Language Models on
 arXiv:2409.17870: a code of n bits is the sum of ±2^i, so that numbers are odd, symmetric and need no sign
 bit; products of planes are counts of equal bits, shifted and added. Differs: the source takes codes from
 other quantisers; here a scale for each group of a row is searched for the least squared error, and
-activations get one for each group of a token."""
+activations get one for each group of a token.
+"""
 
 from __future__ import annotations
 
