@@ -87,10 +87,9 @@ class PlaneMatrix(Matrix):
 
 def pack_bits(bits: torch.Tensor) -> torch.Tensor:
     """Bits [..., n] (0 or 1, or bool) to bytes [..., ceil(n / 8)], the first in the lowest bit."""
-    padded = F.pad(bits.to(torch.uint8), (0, -bits.shape[-1] % 8))
-    shifts = torch.arange(8, dtype=torch.uint8, device=bits.device)
-    eight = padded.view(*padded.shape[:-1], -1, 8) << shifts
-    return eight.sum(-1, dtype=torch.uint8)
+    eight = F.pad(bits.to(torch.uint8), (0, -bits.shape[-1] % 8)).contiguous().view(torch.int64)
+    # The product moves the lowest bit of byte j to bit 56 + j.
+    return ((eight * 0x0102040810204080) >> 56 & 255).to(torch.uint8)
 
 
 def unpack_bits(packed: torch.Tensor, count: int) -> torch.Tensor:
