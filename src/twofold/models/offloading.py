@@ -140,23 +140,30 @@ class Offloaded:
             while done < len(data):
                 done += os.preadv(self._file, [data[done:]], stored.offset + done)
             if not self._direct:
-                os.posix_fadvise(self._file, stored.offset, stored.nbytes, os.POSIX_FADV_DONTNEED)
+                forget_pages(self._file, stored.offset, stored.nbytes)
         self.counters["layers_fetched"] += 1
         self.counters["bytes_fetched"] += stored.nbytes
 
 
 def _open() -> tuple[int, bool]:
     """A file without a name, which is gone with this process, and whether it is read past the page cache."""
-    folder = os.environ.get("TWOFOLD_OFFLOAD_DIR") or tempfile.gettempdir()
-    path = tempfile.mkstemp(prefix="twofold-weights-", dir=folder)
-    os.close(path[0])
+    handle, path = tempfile.mkstemp(prefix="twofold-weights-")
+    os.close(handle)
+    direct = getattr(os, "O_DIRECT", 0)  # only Linux has it
     try:
         try:
-            return os.open(path[1], os.O_RDWR | os.O_DIRECT), True
+            return os.open(path, os.O_RDWR | direct), bool(direct)
         except OSError:  # the file system has no direct reads
-            return os.open(path[1], os.O_RDWR), False
+            return os.open(path, os.O_RDWR), False
     finally:
-        os.unlink(path[1])
+        os.unlink(path)
+
+
+def forget_pages(file: int, offset: int = 0, nbytes: int = 0) -> None:
+    """Have the system keep nothing of that part of `file` (0 bytes: to its end) in memory, which is meant to
+    be saved. Where it cannot be told, it keeps what it likes."""
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(file, offset, nbytes, os.POSIX_FADV_DONTNEED)
 
 
 def _pages(nbytes: int) -> torch.Tensor:

@@ -6,7 +6,8 @@ arXiv:2312.11514. Windowing (neurons of the newest tokens stay in memory) and ro
 up row and down column are read at once) are the paper's. Differences: the paper predicts active neurons of
 ReLU models by trained low-rank networks; here the gate of a gated MLP stays in memory and says it exactly,
 where SiLU has no exact zeros a threshold per layer takes their place (a quantile over prose), and a plain
-MLP's predictor is the truncated singular value decomposition of its up projection.
+MLP's predictor is the truncated singular value decomposition of its up projection. Neurons are stored in 16
+bits: where a checkpoint has 4, the windows take as much memory as what they stand for.
 """
 
 from __future__ import annotations
@@ -177,8 +178,8 @@ class LlmInAFlash(Technique):
         behaviour={
             "neurons_active": (0.3, "the share that thresholds are set for"),
             "neurons_loaded": (
-                0.1,
-                "a third of the active ones, as windows of five tokens leave in the paper's figure 4",
+                0.14,
+                "measured on SmolLM2-135M with windows of five tokens and 30 % of the neurons active",
             ),
         },
     )

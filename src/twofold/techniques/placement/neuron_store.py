@@ -14,6 +14,8 @@ from collections import deque
 import numpy as np
 import torch
 
+from twofold.models.offloading import forget_pages
+
 
 class NeuronStore:
     """up [neurons, width] and down [neurons, width] (its columns) in a file without a name, float16.
@@ -26,12 +28,11 @@ class NeuronStore:
         rows = torch.stack([up, down], 1).half().contiguous().numpy()
         self.num_neurons, _, self.width = rows.shape
         self.row_bytes = rows[0].nbytes
-        folder = os.environ.get("TWOFOLD_OFFLOAD_DIR") or tempfile.gettempdir()
-        self._file = tempfile.TemporaryFile(prefix="twofold-neurons-", dir=folder)  # noqa: SIM115 (kept open)
+        self._file = tempfile.TemporaryFile(prefix="twofold-neurons-")  # noqa: SIM115 (kept open)
         self._file.write(rows.tobytes())
         self._file.flush()
         os.fsync(self._file.fileno())
-        self._forget_pages()
+        forget_pages(self._file.fileno())
         self.bytes_read = 0
         self.window = torch.zeros(most, 2, self.width, dtype=torch.float16)
         self._at = np.full(self.num_neurons, -1, dtype=np.int64)
@@ -56,7 +57,7 @@ class NeuronStore:
             while done < nbytes:
                 done += os.preadv(file, [data[at + done : at + nbytes]], offset + done)
             at += nbytes
-        self._forget_pages()
+        forget_pages(file)
         self.bytes_read += at
         return out
 
@@ -82,7 +83,3 @@ class NeuronStore:
         gone = neurons[~kept[neurons] & (self._at[neurons] >= 0)]
         self._free += self._at[gone].tolist()
         self._at[gone] = -1
-
-    def _forget_pages(self) -> None:
-        """Have the system keep nothing of the file in memory that is meant to be saved."""
-        os.posix_fadvise(self._file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
