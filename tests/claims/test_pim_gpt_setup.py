@@ -15,9 +15,11 @@ from twofold.claims.setups.pim_gpt import (
     Row,
     compare,
     eager,
+    generate,
 )
+from twofold.devices.machines.pim_gpt import PimGpt
 from twofold.devices.modelled import Charge, ModelledDevice
-from twofold.devices.pim_gpt import PimGpt
+from twofold.engine.memory import DoesNotFitError
 from twofold.models.build import ModelOptions, build_model
 from twofold.models.catalog import get_spec
 from twofold.models.spec import ModelSpec
@@ -123,9 +125,10 @@ def test_eager() -> None:
 
 
 def test_too_large_a_model_is_refused() -> None:
-    """A model that exceeds the banks is refused before anything is predicted."""
-    with pytest.raises(ValueError, match="in its banks"):
-        compare(predict_decode, Roofline(*T4), Roofline(*XEON), models=["gpt3-6.7b"])
+    """A model that exceeds the banks is refused."""
+    with pytest.raises(DoesNotFitError, match=r"of \d\.\d+ GB"):
+        generate(get_spec("gpt3-6.7b"), PimGpt(), PROMPT, OUTPUT)
+
 
 
 def test_foreign_claim_is_refused(comparison: Comparison) -> None:

@@ -3,16 +3,33 @@ every tool."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.util import find_spec
+
 from twofold.claims.ledger import Claims
-from twofold.claims.setups import io_attention, longctx, pim_gpt
+from twofold.claims.setups import io_attention, longctx
+from twofold.devices.registry import MACHINES
+from twofold.techniques.base import Claim
 from twofold.techniques.registry import technique_class, technique_names
+
+_SETUPS = "twofold.claims.setups"
+
+
+def machine_claims(name: str) -> Sequence[Claim]:
+    """What the source of the machine called `name` claims; nothing for one that is only a baseline."""
+    module = f"{_SETUPS}.{name.replace('-', '_')}"
+    if find_spec(module) is None:
+        return ()
+    claims: Sequence[Claim] = getattr(import_module(module), "CLAIMS", ())
+    return claims
 
 
 def all_claims(only: str | None = None) -> list[Claims]:
     """The claims of each system, techniques first; with `only`, of the system of that name. ValueError for an
     unknown one."""
     systems = [Claims(name, "technique", technique_class(name).claims) for name in technique_names()]
-    systems.append(Claims("pim-gpt", "device", pim_gpt.CLAIMS))
+    systems += [Claims(name, "device", claims) for name in MACHINES if (claims := machine_claims(name))]
     systems.append(Claims("longctx", "tool", longctx.CLAIMS))
     systems.append(Claims("io-attention", "tool", io_attention.CLAIMS))
     if only is None:

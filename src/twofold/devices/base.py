@@ -91,14 +91,16 @@ class Device(ABC):
     memory: capacity in bytes by memory space ("device", "host", "disk"). native_precision: of activations
     where a plan leaves it open. rank, ranks: which one of how many it is that share a model by tensor
     parallelism, on a real device; a modelled one stands for rank 0, whose share is the largest.
-    resident_bytes: weights of the deployed model; a cached memory
-    system streams by its size. linkable: whether several of them can serve one model. cache_format: of cache
-    entries where a plan leaves it open; None is the activations' precision. stored_weights: whether quantised
-    weights stay as a checkpoint stores them where a plan leaves it open. step_tokens: tokens computed in a
-    step where a plan leaves it open. cache_tokens: most tokens that are cached where a plan names no memory;
+    resident_bytes: weights of the deployed model; a cached memory system streams by its size. linkable:
+    whether several of them can serve one model. cache_format: of cache entries where a plan leaves it
+    open; None is the activations' precision. stored_weights: whether quantised weights stay as a
+    checkpoint stores them where a plan leaves it open. step_tokens: tokens computed in a step where a
+    plan leaves it open. cache_memory: bytes of a memory of their own that cache entries lie in (None:
+    they share the weights'). cache_tokens: most tokens that are cached where a plan names no memory;
     None: as many as fit. page_bytes: the least memory that can be mapped by itself (through CUDA: 2 MiB).
     totals: work and time by op kind since the last `reset_totals` (a real device fills seconds only while
-    profiling). reference_ops: executions of ops, by name, that had no native kernel where others have one.
+    profiling). reference_ops: executions of ops, by name, that had no native kernel where others have
+    one.
     """
 
     name: str
@@ -115,6 +117,7 @@ class Device(ABC):
     stored_weights: bool = False
     step_tokens: int = 2048
     cache_tokens: int | None = None
+    cache_memory: int | None = None
     page_bytes: int = 2 << 20
 
     def __init__(self) -> None:
@@ -131,10 +134,10 @@ class Device(ABC):
         [step.num_logits, vocab], which are valid until the next step; None on a modelled device."""
         return model.forward(step, self)
 
-    def attend(self, cache: CacheLayer, step: StepInput, q: Any, k: Any, v: Any) -> Any:
-        """Let `cache` append keys and values and attend over them, by ops of its choice. Returns what
-        `cache.attend` does."""
-        return cache.attend(self, step, q, k, v)
+    def attend(self, cache: CacheLayer, step: StepInput, q: Any, k: Any, v: Any, *inputs: Any) -> Any:
+        """Let `cache` append keys and values and attend over them, by ops of its choice. inputs: see
+        `CacheLayer.wants_inputs`. Returns what `cache.attend` does."""
+        return cache.attend(self, step, q, k, v, *inputs)
 
     def whole(self, function: Callable[[], T]) -> T:
         """The result of `function`, which executes ops that depend on data: where steps are recorded, it is

@@ -117,12 +117,12 @@ class CpuDevice(TorchDevice):
             self._seconds.append(time.perf_counter() - start)
         return out
 
-    def attend(self, cache: CacheLayer, step: StepInput, q: Any, k: Any, v: Any) -> Any:
+    def attend(self, cache: CacheLayer, step: StepInput, q: Any, k: Any, v: Any, *inputs: Any) -> Any:
         """Attention of one layer; a technique's own sequence of ops is recorded as one call."""
         recorder = self._recorder
         if recorder is None or not (step.observed or recorder.is_one_call(cache, step.num_tokens)):
-            return cache.attend(self, step, q, k, v)
-        return self.whole(lambda: cache.attend(self, step, q, k, v))
+            return cache.attend(self, step, q, k, v, *inputs)
+        return self.whole(lambda: cache.attend(self, step, q, k, v, *inputs))
 
     def whole(self, function: Callable[[], T]) -> T:
         """As `Device.whole`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from twofold.devices import catalog
-from twofold.devices.registry import MACHINES, REAL
+from twofold.devices.registry import MACHINES, REAL, machine_class
 from twofold.devices.schema import DeviceFile
 from twofold.devices.uncertainty import Confidence, Standing, confidence_of
 
@@ -76,14 +76,17 @@ def _source(file: DeviceFile) -> str:
 
 
 def _machine(name: str) -> dict[str, Any]:
-    machine = MACHINES[name]()
-    about = type(machine)
+    about = machine_class(name)
+    machine = about.make()
+    peaks = machine.peaks()
     return _record(
         name,
-        str(getattr(about, "source", name)).split(",")[0],
-        str(getattr(about, "kind", "machine")),
-        confidence=_label(machine.confidence, str(getattr(about, "kind", "machine")), "", name),
-        precisions=list(getattr(about, "precisions", ())),
+        about.title,
+        about.kind,
+        confidence=_label(machine.confidence, about.kind, "", name),
+        precisions=sorted(about.precisions),
         memory_bytes=machine.memory["device"],
-        source=str(getattr(about, "source", "")),
+        bandwidth=peaks.bytes_per_second,
+        peak=dict(peaks.flop_per_second),
+        source=about.source,
     )

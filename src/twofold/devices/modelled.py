@@ -29,11 +29,14 @@ _REMEMBERED_WALKS = 20_000
 
 class Charge(NamedTuple):
     """What one op takes: seconds, joules of dynamic energy, what bounds it ("compute", "memory", "link",
-    "overhead")."""
+    "overhead"); of a machine made of parts, joules by part, and the unit that is taken where several can work
+    on different requests at a time."""
 
     seconds: float
     joules: float
     bound: str
+    parts: tuple[tuple[str, float], ...] = ()
+    unit: str = ""
 
 
 class ModelledDevice(Device):
@@ -50,6 +53,7 @@ class ModelledDevice(Device):
 
     def __init__(self, *, idle_watts: float = 0.0, ranks: int = 1, step_overhead: float = 0.0) -> None:
         self._spent: dict[tuple[str, str], OpTotals] = {}
+        self._parts: dict[str, float] = {}
         self._known: dict[Op, Known] = {}
         # Walks by model, tokens and rows of logits; the models, which are few; the walk being recorded.
         self._models: dict[int, Model] = {}
@@ -67,6 +71,7 @@ class ModelledDevice(Device):
         self._launches = 0
         self._stages: list[float] = []
         self._stage_start = 0.0
+        self._busy: dict[str, float] = {}
         self._alike: dict[int, tuple[Sequence[Any], list[tuple[Any, int]]]] = {}
 
     @abstractmethod
@@ -97,6 +102,8 @@ class ModelledDevice(Device):
         self._seconds += known.seconds * repeat
         self._joules += known.joules * repeat
         self._launches += repeat
+        if known.charge.unit:
+            self._take(known.charge.unit, known.seconds * repeat)
         if known.ends_stage:
             self._end_stage()
         return known.outputs
@@ -112,7 +119,18 @@ class ModelledDevice(Device):
         self._seconds += charge.seconds * repeat
         self._joules += charge.joules * repeat
         self._launches += repeat
+        if charge.unit:
+            self._take(charge.unit, charge.seconds * repeat)
         self._add(op.kind, cost, charge, repeat)
+
+    def _take(self, unit: str, seconds: float) -> None:
+        self._busy[unit] = self._busy.get(unit, 0.0) + seconds
+
+    def overlapped(self, seconds: float, busy: dict[str, float]) -> float:
+        """Seconds of a step whose ops take `seconds` one after the other, `busy` of them by unit: less where
+        units work at the same time on different requests. For subclasses whose charges name units."""
+        del busy
+        return seconds
 
     def _learn(self, op: Op) -> Known:
         """Charge an op for the first time."""
@@ -141,6 +159,8 @@ class ModelledDevice(Device):
             self._seconds += stage.seconds
             self._joules += stage.joules
             self._launches += stage.launches
+            for unit, seconds in stage.units.items():
+                self._take(unit, seconds)
             for cache, repeat in stage.attention:
                 self._repeat = repeat
                 cache.attend(self, step, None, None, None)
@@ -157,10 +177,10 @@ class ModelledDevice(Device):
             self._walk = None
         return walk
 
-    def attend(self, cache: CacheLayer, step: StepInput, q: Any, k: Any, v: Any) -> Any:
+    def attend(self, cache: CacheLayer, step: StepInput, q: Any, k: Any, v: Any, *inputs: Any) -> Any:
         """Charge the ops of `cache`'s choice; during a walk, only note that it attends."""
         if self._walk is None:
-            return cache.attend(self, step, q, k, v)
+            return cache.attend(self, step, q, k, v, *inputs)
         self._walk.stages[-1].attention.append((cache, self._repeat))
         return None
 
@@ -187,9 +207,12 @@ class ModelledDevice(Device):
         self._launches = 0
         self._stages = []
         self._stage_start = 0.0
+        self._busy = {}
 
     def end_step(self) -> StepCost:
         """The step's cost. The caller moves the clock: a pipelined engine overlaps steps."""
+        if self._busy:
+            self._seconds = self.overlapped(self._seconds, self._busy)
         stages = [*self._stages, self._seconds - self._stage_start]
         joules = self._joules * self.ranks + self.idle_watts * self._seconds
         return StepCost(self._seconds, joules, stages, self._launches)
@@ -208,6 +231,8 @@ class ModelledDevice(Device):
         totals.vector_flop += cost.vector_flop * calls
         totals.bytes_moved += cost.bytes_moved * calls
         totals.sent += cost.sent * calls
+        for part, joules in charge.parts:
+            self._parts[part] = self._parts.get(part, 0.0) + joules * calls * self.ranks
 
     def _settle(self) -> dict[tuple[str, str], OpTotals]:
         """Totals by kind and bound, with all counted executions added."""
@@ -246,7 +271,13 @@ class ModelledDevice(Device):
     def totals(self, value: dict[str, OpTotals]) -> None:
         assert not value, "totals are collected by executing ops; they can only be cleared"
         self._settle()
-        self._spent = {}
+        self._spent, self._parts = {}, {}
+
+    @property
+    def joules_by_part(self) -> dict[str, float]:
+        """Dynamic energy by part since the last `reset_totals`, on a machine that is made of parts."""
+        self._settle()
+        return dict(self._parts)
 
     @property
     def bounds(self) -> dict[tuple[str, str], float]:

@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal
+from functools import cache
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import TYPE_CHECKING, Literal
 
-from twofold.devices import catalog
+from twofold.devices import catalog, machines
 from twofold.devices.base import Device
 from twofold.devices.cluster import Cluster
-from twofold.devices.modelled import ModelledDevice
-from twofold.devices.pim_gpt import PimGpt
 from twofold.errors import nearest
+
+if TYPE_CHECKING:
+    from twofold.devices.machine import Machine
 
 REAL = ("cpu", "cuda")
 Kernels = Literal["auto", "native", "native-fp32", "reference"]
 """Which kernels the device `cpu` runs; see `devices.cpu_device`."""
 
-MACHINES: dict[str, Callable[[], ModelledDevice]] = {"pim-gpt": PimGpt}
-"""Machines that map ops in their own way, one class each."""
+MACHINES = tuple(sorted(module.name.replace("_", "-") for module in iter_modules(machines.__path__)))
+"""Machines that map ops in their own way, one file each."""
+
+
+@cache
+def machine_class(name: str) -> type[Machine]:
+    """The class of the machine called `name`; ValueError with the nearest name where there is none."""
+    if name not in MACHINES:
+        raise ValueError(f"unknown machine {name!r}; {nearest(name, MACHINES)}")
+    module = import_module(f"{machines.__name__}.{name.replace('-', '_')}")
+    found: type[Machine] = module.MACHINE
+    assert found.name == name, f"the machine of {module.__name__} is called {found.name}"
+    return found
 
 
 def device_names() -> list[str]:
@@ -54,7 +68,6 @@ def make_device(
     ValueError for an unknown name, for a parallelism that the device cannot have, or for kernels that are not
     here.
     """
-    several = tp * pp * dp > 1
     if is_real(name):
         if pp * dp * ep > 1:
             raise ValueError(
@@ -63,9 +76,9 @@ def make_device(
             )
         return _real(name, kernels, threads, profile, rank, tp)
     if name in MACHINES:
-        if several:
-            raise ValueError(f"{name} is a single machine; it has no tp, pp or dp")
-        return MACHINES[name]()
+        if pp * dp * ep > 1:
+            raise ValueError(f"{name} shares a model by tp alone, if at all; pp, dp and ep are of rooflines")
+        return machine_class(name).make(tp=tp)
     if name not in device_names() and not name.endswith((".yaml", ".yml")):
         raise ValueError(f"unknown device {name!r}; {nearest(name, device_names())}")
     return Cluster(catalog.get_device(name), tp, pp, dp, ep).rank()

@@ -27,7 +27,7 @@ class Known:
         self.kind = op.kind
         self.cost = cost
         self.charge = charge
-        self.seconds, self.joules, _ = charge
+        self.seconds, self.joules = charge.seconds, charge.joules
         self.outputs = None if op.outputs == 1 else (None,) * op.outputs
         self.ends_stage = isinstance(op, Send)
         self.calls = 0
@@ -36,13 +36,15 @@ class Known:
 @dataclass(slots=True)
 class Stage:
     """One pipeline stage of a walk: seconds, joules and number of its ops outside attention, and its
-    attention: cache layers, each with the layers that it stands for. ends: by sending to the next stage."""
+    attention: cache layers, each with the layers that it stands for. ends: by sending to the next stage;
+    units: seconds by unit, see `Charge`."""
 
     seconds: float = 0.0
     joules: float = 0.0
     launches: int = 0
     attention: list[tuple[CacheLayer, int]] = field(default_factory=list)
     ends: bool = False
+    units: dict[str, float] = field(default_factory=dict)
 
 
 class Walk:
@@ -65,6 +67,8 @@ class Walk:
         stage.seconds += known.seconds * repeat
         stage.joules += known.joules * repeat
         stage.launches += repeat
+        if unit := known.charge.unit:
+            stage.units[unit] = stage.units.get(unit, 0.0) + known.seconds * repeat
         self.ops.append((known, repeat))
         if known.ends_stage:
             stage.ends = True

@@ -164,6 +164,7 @@ def memory_for(
         min_cache_tokens=longest,
         num_blocks=plan.engine.cache_blocks,
         held=held,
+        cache_memory=device.cache_memory,
     )
 
 

@@ -93,9 +93,10 @@ def plan_memory(
     min_cache_tokens: int,
     num_blocks: int | None = None,
     held: Held = NOTHING_HELD,
+    cache_memory: int | None = None,
 ) -> MemoryPlan:
     """Blocks that fit beside weights, activations and what is `held` for a drafter in `capacity` bytes, at
-    most `max_cache_tokens` of them.
+    most `max_cache_tokens` of them. cache_memory: bytes beside those that the cache has to itself.
 
     DoesNotFitError with the breakdown where not even `min_cache_tokens` fit.
     """
@@ -106,14 +107,16 @@ def plan_memory(
     per_seq = sum(cache.sequence_bytes() for cache in model.caches)
     # Each stage holds the cache of its own layers; stages are nearly even.
     per_block, per_seq = -(-per_block // stages), -(-per_seq // stages)
-    left = capacity - weights - activations - held.total(0, max_seqs) - max_seqs * per_seq
+    beside = weights + activations + held.total(0, max_seqs)
+    room = capacity - beside if cache_memory is None else cache_memory
+    left = room - max_seqs * per_seq
     wanted = -(-max_cache_tokens // block_size)
     least = -(-min_cache_tokens // block_size)
     fits = left // (per_block + held.block) if per_block else wanted
     count = num_blocks if num_blocks is not None else max(0, min(wanted, fits))
     needed = num_blocks if num_blocks is not None else least
     plan = MemoryPlan(
-        capacity,
+        capacity + (cache_memory or 0),
         weights,
         max(count, needed) * per_block + max_seqs * per_seq,
         activations,
@@ -123,6 +126,6 @@ def plan_memory(
         held.total(max(count, needed), max_seqs),
         held,
     )
-    if needed > fits or left < 0:
+    if needed > fits or left < 0 or beside > capacity:
         raise DoesNotFitError(plan.table())
     return plan

@@ -10,7 +10,7 @@ from typing import cast
 import numpy as np
 
 from twofold.devices import catalog
-from twofold.devices.registry import MACHINES
+from twofold.devices.registry import MACHINES, machine_class
 from twofold.devices.uncertainty import NOT_VALIDATED, Confidence, Quantity, Standing, same_precision
 from twofold.validate.quantiles import Array
 from twofold.validate.sample import Sample
@@ -83,7 +83,7 @@ def kind_of(device: str) -> str:
     if device == catalog.THIS_CPU:
         return "cpu"
     if device in MACHINES:
-        return str(getattr(MACHINES[device], "kind", "machine"))
+        return machine_class(device).kind
     try:
         return catalog.get_device(device).kind
     except ValueError:

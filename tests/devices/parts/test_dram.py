@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from twofold.devices.machines.pim_gpt import PimGpt
 from twofold.devices.parts.bank_mac import MacStream, matrix_streams, run, stream_seconds
 from twofold.devices.parts.dram import Dram, DramShape, DramWork
 from twofold.devices.parts.dram_events import ChannelSimulator
-from twofold.devices.pim_gpt import PimGpt
 
 DRAM = PimGpt().dram
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from twofold.devices.parts.work import Work
+
 
 class Arithmetic(NamedTuple):
     """Multiplications, additions (subtractions and comparisons too), and the longest chain of dependent
@@ -70,12 +72,14 @@ def norm(width: int, *, centred: bool) -> Arithmetic:
 @dataclass(frozen=True, slots=True)
 class VectorUnit:
     """`multipliers` and `adders` that each start one operation per cycle of `hertz`; `latency` cycles until
-    its result."""
+    its result; joules of an operation, 0 where the unit's power is counted as a whole."""
 
     multipliers: int
     adders: int
     hertz: float
     latency: int = 1
+    mul_joules: float = 0.0
+    add_joules: float = 0.0
 
     def __post_init__(self) -> None:
         if min(self.multipliers, self.adders, self.latency) < 1 or not self.hertz > 0:
@@ -83,6 +87,14 @@ class VectorUnit:
                 f"vector unit: multipliers, adders, latency and hertz must be positive, not "
                 f"{self.multipliers}, {self.adders}, {self.latency}, {self.hertz}"
             )
+
+    def run(self, work: Arithmetic) -> Work:
+        """`work` with its energy."""
+        return Work.of("vector", self.seconds(work), self.joules(work))
+
+    def joules(self, work: Arithmetic) -> float:
+        """Energy of `work`."""
+        return work.mul * self.mul_joules + work.add * self.add_joules
 
     def seconds(self, work: Arithmetic) -> float:
         """Time of `work`: the busier kind of unit sets the pace, and the first results take the chain's
