@@ -1,6 +1,7 @@
 """Predictions for this CPU beside measurements over a grid: techniques x requests at once x context.
 
     python benchmarks/cpu_grid.py [--passes 3] [--output 64] [--technique NAME ...] [--kinds] [--json FILE]
+                                  [--table FILE]
 
 Needs `twofold pull smollm2-135m`. Every pass calibrates this machine anew (into a file of its own), then
 measures every load (as many requests as run at once, all at the start) on one engine per technique, and
@@ -10,8 +11,9 @@ both; `--kinds` also by kind of op.
 What is compared is the machine as it is when nothing else disturbs it. `calibrate` looks for quiet moments;
 of a load, each interval between two steps or tokens is taken from the run in which it was shortest, and these
 make up the run that is compared. A machine that others use is faster and slower from minute to minute:
-calibrating and measuring alternate, and the median of what the passes predicted counts. Give the same FILE
-again to add passes to it.
+calibrating and measuring alternate, and the median of what the passes predicted counts. Give the same file
+to --json again to add passes to it (`--passes 0`: only show them); --table keeps the figures alone, for
+docs/accuracy.md.
 """
 
 # ruff: noqa: E402 (OpenMP reads its settings when torch is imported)
@@ -41,6 +43,7 @@ from twofold.jobs.run import load_engine, play
 from twofold.measure.calibrate import calibrate
 from twofold.models.find import find_checkpoint
 from twofold.plan import Plan
+from twofold.report.host import Host
 from twofold.workloads.workload import make_workload
 
 MODEL = "smollm2-135m"
@@ -171,6 +174,22 @@ def write(path: Path, rows: Mapping[Key, Row]) -> None:
     path.write_text(json.dumps(records) + "\n", encoding="utf-8")
 
 
+def write_table(path: Path, rows: Mapping[Key, Row]) -> None:
+    """Keep what is shown of `rows` in `path`: seconds measured and predicted."""
+    records = [
+        {
+            "technique": technique,
+            "batch": batch,
+            "prompt": prompt,
+            **{name: [row.measured[name], row.predicted[name]] for name in ("ttft", "tpot")},
+        }
+        for (technique, batch, prompt), row in rows.items()
+    ]
+    passes = min(len(row.expected) for row in rows.values())
+    about = {"processor": Host.here().processor, "model": MODEL, "passes": passes, "rows": records}
+    path.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+
+
 def summary(rows: Sequence[Row], name: str) -> str:
     """Median and 90th percentile of the absolute error of one latency."""
     errors = [abs(row.predicted[name] / row.measured[name] - 1.0) for row in rows]
@@ -207,6 +226,7 @@ def main() -> None:
         "--kinds", action="store_true", help="also seconds by kind of op, measured by profiling"
     )
     parser.add_argument("--json", type=Path, help="keep the runs in this file")
+    parser.add_argument("--table", type=Path, help="keep the table in this file")
     args = parser.parse_args()
     chosen = tuple("" if t == "baseline" else t for t in args.technique) if args.technique else TECHNIQUES
     rows = read(args.json)
@@ -223,6 +243,8 @@ def main() -> None:
                     write(args.json, rows)
                 print(f"pass {number + 1}: {technique or 'baseline'}", file=sys.stderr)
     show(rows, kinds=args.kinds)
+    if args.table:
+        write_table(args.table, rows)
 
 
 if __name__ == "__main__":

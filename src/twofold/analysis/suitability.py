@@ -12,7 +12,7 @@ from twofold.analysis.use_cases import UseCase
 from twofold.devices.catalog import get_device
 from twofold.devices.cluster import Cluster
 from twofold.devices.precision import WIDER
-from twofold.devices.registry import MACHINES
+from twofold.devices.registry import is_machine
 from twofold.devices.schema import DeviceFile
 from twofold.jobs.steps import StepPredictor
 from twofold.models.parallel import Parallel
@@ -115,7 +115,7 @@ class Finder:
     def suit(self, device: str, progress: Callable[[str], None] = lambda _: None) -> Suitability:
         """Try `device` in growing numbers until everything is met. ValueError for a device that has no
         datasheet."""
-        if device in MACHINES:
+        if is_machine(device):
             raise ValueError(
                 f"{device} maps ops in its own way and has no peaks to compare with; `twofold predict "
                 "--device "

@@ -3,14 +3,17 @@ techniques."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from twofold.cli import output
-from twofold.cli.errors import MISTAKE, complain
+from twofold.cli.devices_compared import compare_on, only_known
+from twofold.cli.errors import FAILED, MISTAKE, complain
 from twofold.cli.keep import keep, open_store
 from twofold.cli.plans import Given, PlanFile, plan_options
 
@@ -79,6 +82,8 @@ def predict(given: Given, plan_file: PlanFile = None, json: Json = False, html: 
         _show(results, json, one=len(devices) == 1)
     for result in results:
         keep(lambda store, result=result: store.save(result))  # type: ignore[misc]
+        if "parallel" in result.derived:
+            complain(f"{result.device}: {result.derived['parallel']}", "note")
     if results:
         _write(results[0], html)
     if len(devices) == 1 and refused:
@@ -104,13 +109,35 @@ def compare(
             show_default=False,
         ),
     ] = None,
+    models: Annotated[
+        str | None,
+        typer.Option(
+            "--models", help="Compare devices instead: on these models, with commas.", show_default=False
+        ),
+    ] = None,
+    batches: Annotated[
+        str | None,
+        typer.Option(
+            "--batches",
+            help="Compare devices instead: with so many requests at once, with commas.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Compare techniques: the unmodified model, each technique alone, and the combinations that the plan
     names.
 
     Each is measured here, predicted for this machine (with the error) and predicted on the plan's devices.
-    Without a plan it is the demo: six techniques on SmolLM2-135M.
+    Without a plan it is the demo: six techniques on SmolLM2-135M. With --models or --batches, and for a model
+    whose weights are not here, the plan's devices are compared instead: speed and energy of each, predicted.
     """
+    if models or batches or only_known(given.plan(plan_file).model):
+        chosen = given.plan(plan_file)
+        named = _targets(chosen, given)
+        for device in named:
+            _known_device(device)
+        compare_on(chosen, named, models, batches, json=json, html=html or (None if json else REPORT))
+        return
     default = None if plan_file is not None else _demo()
     plan = given.plan(plan_file, default)
     from twofold.jobs.compare import compare_plan, variants
@@ -136,6 +163,11 @@ def compare(
         output.show(table.render(comparison))
     keep(lambda store: store.save_comparison(comparison))
     _write(comparison, html or (None if json else REPORT))
+    failed = [row for row in comparison.rows if row.failed is not None]
+    for row in failed:
+        complain(f"{row.label}: {row.failed}")
+    if failed:
+        raise typer.Exit(FAILED)
 
 
 def _demo() -> Plan:
@@ -198,13 +230,16 @@ def _here(asked: str | None, plan: Plan) -> str | None:
 
 
 def _by_row(progress: Callable[[str, int, int], None]) -> Callable[[str, int, int], None]:
-    """`progress` whose lines begin with the row of the comparison that they belong to."""
-    row = ""
+    """`progress` whose lines begin with the row of the comparison that they belong to. Where there is no bar
+    to see, each row is told as it begins."""
+    row, start = "", perf_counter()
 
     def report(what: str, done: int, total: int) -> None:
         nonlocal row
         if what.startswith("comparing "):
             row = f"[{done + 1}/{total}] {what.removeprefix('comparing ')}: "
+            if not sys.stderr.isatty():
+                complain(f"{row}after {perf_counter() - start:.0f} s", "comparing")
         else:
             progress(row + what, done, total)
 

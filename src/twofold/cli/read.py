@@ -27,6 +27,14 @@ def devices(text: str) -> list[str]:
     return _items(text)
 
 
+def names(text: str) -> list[str]:
+    """Names with commas. ValueError where there is none."""
+    found = _items(text)
+    if not found:
+        raise ValueError(f"{text!r} names nothing; write names with commas, such as llama-2-7b,llama-2-13b")
+    return found
+
+
 def combinations(texts: Sequence[str]) -> list[list[str]]:
     """`a+b` to the list of a and b, for each text."""
     return [[name.strip() for name in text.split("+") if name.strip()] for text in texts]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from functools import cache
 from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Literal
 
@@ -23,14 +26,38 @@ MACHINES = tuple(sorted(module.name.replace("_", "-") for module in iter_modules
 """Machines that map ops in their own way, one file each."""
 
 
+def is_machine(name: str) -> bool:
+    """Whether that is a machine, or a file that describes one."""
+    return name in MACHINES or name.endswith(".py")
+
+
 @cache
 def machine_class(name: str) -> type[Machine]:
-    """The class of the machine called `name`; ValueError with the nearest name where there is none."""
+    """The class of the machine called `name`, or `MACHINE` of the Python file of that path. ValueError with
+    the nearest name where there is none."""
+    if name.endswith(".py"):
+        return _machine_in(Path(name))
     if name not in MACHINES:
         raise ValueError(f"unknown machine {name!r}; {nearest(name, MACHINES)}")
     module = import_module(f"{machines.__name__}.{name.replace('-', '_')}")
     found: type[Machine] = module.MACHINE
     assert found.name == name, f"the machine of {module.__name__} is called {found.name}"
+    return found
+
+
+def _machine_in(path: Path) -> type[Machine]:
+    """The machine of a file of the user's own, which is executed."""
+    from twofold.devices.machine import Machine
+
+    spec = spec_from_file_location(f"twofold_machine_{path.stem}", path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    module = module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look up the names of their fields' types
+    spec.loader.exec_module(module)
+    found = getattr(module, "MACHINE", None)
+    if not (isinstance(found, type) and issubclass(found, Machine)):
+        raise ValueError(f"{path}: it must end with MACHINE = the subclass of Machine that it defines")
     return found
 
 
@@ -42,6 +69,14 @@ def device_names() -> list[str]:
 def modelled_names() -> list[str]:
     """Names of all modelled devices, but for `this-cpu`."""
     return sorted([*MACHINES, *catalog.device_names()])
+
+
+def most_linked(name: str) -> int:
+    """How many devices of that name can share a model within a node."""
+    if is_machine(name):
+        return machine_class(name).most
+    link = catalog.get_device(name).link
+    return 1 if link is None else int(link.devices.value)
 
 
 def is_real(name: str) -> bool:
@@ -75,7 +110,7 @@ def make_device(
                 "predicted (for replicas run one engine each)"
             )
         return _real(name, kernels, threads, profile, rank, tp)
-    if name in MACHINES:
+    if is_machine(name):
         if pp * dp * ep > 1:
             raise ValueError(f"{name} shares a model by tp alone, if at all; pp, dp and ep are of rooflines")
         return machine_class(name).make(tp=tp)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from twofold.devices.catalog import get_device
 from twofold.devices.cluster import Cluster
 from twofold.devices.precision import NATIVE
-from twofold.devices.registry import MACHINES, is_real
+from twofold.devices.registry import is_machine, is_real
 from twofold.devices.schema import DeviceFile
 from twofold.engine.active import Active, activate, the_one
 from twofold.engine.build import make_techniques
@@ -121,7 +121,7 @@ class Bounds:
     def file(self, device: str) -> DeviceFile | None:
         """The device's file; None for a machine that is described otherwise, which has no bounds."""
         if device not in self._files:
-            self._files[device] = None if device in MACHINES or is_real(device) else get_device(device)
+            self._files[device] = None if is_machine(device) or is_real(device) else get_device(device)
         return self._files[device]
 
     def footprint(self, deployment: Deployment) -> Footprint | str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 
@@ -17,12 +17,13 @@ from twofold.claims.collect import all_claims
 from twofold.claims.ledger import build_ledger, to_markdown
 from twofold.devices import catalog
 from twofold.devices.listing import device_records
+from twofold.jobs.machine_pages import write_pages
 from twofold.models.catalog import get_spec, model_names
 from twofold.report import table
 from twofold.report.accuracy import Accuracy
 from twofold.report.accuracy import grid as accuracy_grid
 from twofold.report.comparison import Comparison
-from twofold.report.cpu_tables import answers, beside_llamacpp
+from twofold.report.cpu_tables import answers, beside_llamacpp, grid_of_loads
 from twofold.report.matvec import MatvecRow, MatvecTable
 from twofold.report.pictures import pictures
 from twofold.report.store import Store
@@ -35,13 +36,6 @@ ROOT = Path(__file__).resolve().parents[3]
 PICTURE = "Speed against quality"
 
 
-def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table."""
-    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    lines += ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows]
-    return "\n".join(lines)
-
-
 def techniques() -> str:
     """Every technique: what it does, its seam, parameters with defaults, whether output is unchanged,
     source."""
@@ -52,13 +46,13 @@ def techniques() -> str:
         params = ", ".join(f"`{f.name}={f.default}`" for f in fields(cls)) or "none"
         output = "unchanged" if info.lossless else "approximate"
         rows.append((f"`{name}`", info.summary, ", ".join(info.seams), params, output, info.source))
-    return markdown_table(("technique", "what it does", "seam", "parameters", "output", "source"), rows)
+    return table.markdown(("technique", "what it does", "seam", "parameters", "output", "source"), rows)
 
 
 def pairs() -> str:
     """Every pair of techniques: runs, or why not."""
     rows = [(f"`{p.first}` + `{p.second}`", "runs" if p.allowed else p.reason) for p in all_pairs()]
-    return markdown_table(("pair", ""), rows)
+    return table.markdown(("pair", ""), rows)
 
 
 def devices() -> str:
@@ -73,7 +67,7 @@ def devices() -> str:
         bandwidth = f"{record['bandwidth'] / 1e9:,.0f}" if record["bandwidth"] else "-"
         memory = f"{record['memory_bytes'] / 1e9:,.3g}"
         rows.append((f"`{record['name']}`", record["title"], record["kind"], rate, bandwidth, memory))
-    return markdown_table(("device", "", "kind", "TFLOP/s", "GB/s", "GB"), rows)
+    return table.markdown(("device", "", "kind", "TFLOP/s", "GB/s", "GB"), rows)
 
 
 def models() -> str:
@@ -85,7 +79,7 @@ def models() -> str:
         total = spec.num_parameters()
         size = f"{total / 1e9:.2f}" + (f" ({active / 1e9:.1f} active)" if active != total else "")
         rows.append((f"`{name}`", spec.family, size, spec.num_layers, spec.hidden, spec.max_context))
-    return markdown_table(("model", "family", "10⁹ weights", "layers", "width", "context"), rows)
+    return table.markdown(("model", "family", "10⁹ weights", "layers", "width", "context"), rows)
 
 
 def ledger() -> str:
@@ -99,7 +93,7 @@ def api() -> str:
     sections, seen = [], set()
     for path, request in reference.REQUESTS.items():
         heads = (f"`POST {path}`", "", "")
-        sections.append(markdown_table(heads, reference.field_rows(request)))
+        sections.append(table.markdown(heads, reference.field_rows(request)))
         parts = [part for part in reference.parts(path) if part not in seen]
         seen.update(parts)
         if parts:
@@ -108,7 +102,7 @@ def api() -> str:
                 for part in parts
                 for number, row in enumerate(reference.field_rows(part))
             ]
-            sections.append(markdown_table(("within it", "field", "", ""), rows))
+            sections.append(table.markdown(("within it", "field", "", ""), rows))
     return "\n\n".join(sections)
 
 
@@ -118,7 +112,7 @@ def server_metrics() -> str:
         (f"`{metric.name}`", metric.kind, ", ".join(metric.labels), metric.help)
         for metric in metrics.describe()
     ]
-    return markdown_table(("metric", "kind", "labels", ""), rows)
+    return table.markdown(("metric", "kind", "labels", ""), rows)
 
 
 def matvec(tables: Sequence[MatvecTable]) -> str:
@@ -132,7 +126,7 @@ def matvec(tables: Sequence[MatvecTable]) -> str:
             (hot.format.upper(), f"{hot.rows:,} × {hot.cols:,}", hot.threads, *_cells(hot), *_cells(cold))
             for hot, cold in measured.pairs()
         ]
-        parts.append(f"{measured.caption()}.\n\n{markdown_table(heads, rows)}")
+        parts.append(f"{measured.caption()}.\n\n{table.markdown(heads, rows)}")
     return "\n\n".join(parts)
 
 
@@ -145,7 +139,7 @@ def llamacpp(paths: Sequence[Path]) -> str:
     parts = []
     for path in paths:
         heads, rows = beside_llamacpp(path)
-        parts.append(f"`{path.stem}`\n\n{markdown_table(heads, rows)}")
+        parts.append(f"`{path.stem}`\n\n{table.markdown(heads, rows)}")
     return "\n\n".join(parts)
 
 
@@ -155,8 +149,16 @@ def quality(path: Path) -> str:
         return ""
     parts = []
     for text, (heads, rows) in answers(path):
-        parts.append(f"{text}." + (f"\n\n{markdown_table(heads, rows)}" if rows else ""))
+        parts.append(f"{text}." + (f"\n\n{table.markdown(heads, rows)}" if rows else ""))
     return "\n\n".join(parts)
+
+
+def cpu_grid(path: Path) -> str:
+    """Predictions for this processor beside measurements; empty where nothing was measured."""
+    if not path.exists():
+        return ""
+    about, rows = grid_of_loads(path)
+    return f"{about}.\n\n{table.markdown(*rows)}"
 
 
 def accuracy(path: Path) -> str:
@@ -207,7 +209,7 @@ def rewrite(path: Path, sections: dict[str, Callable[[], str]]) -> bool:
 
 
 def main(root: Path = ROOT) -> None:
-    """Rewrite README.md and docs/*.md under `root`."""
+    """Rewrite README.md, docs/*.md and docs/machines under `root`."""
     sections: dict[str, Callable[[], str]] = {
         "techniques": techniques,
         "pairs": pairs,
@@ -218,11 +220,13 @@ def main(root: Path = ROOT) -> None:
         "metrics": server_metrics,
     }
     stored = [MatvecTable.read(path) for path in sorted((root / "docs" / "data").glob("matvec*.json"))]
+    accuracy_page = root / "docs" / "accuracy.md"
     page, data = root / "docs" / "cpu.md", root / "docs" / "data"
     sections["matvec"] = lambda: matvec(stored) if stored else _kept(page, "matvec")
     sections["llamacpp"] = lambda: llamacpp(sorted(data.glob("llamacpp*.json"))) or _kept(page, "llamacpp")
     sections["cpu-quality"] = lambda: quality(data / "quality.json") or _kept(page, "cpu-quality")
-    sections["genz"] = lambda: markdown_table(*beside_genz(data / "requirements-genz.json"))
+    sections["genz"] = lambda: table.markdown(*beside_genz(data / "requirements-genz.json"))
+    sections["cpu-grid"] = lambda: cpu_grid(data / "cpu-grid.json") or _kept(accuracy_page, "cpu-grid")
     stored_accuracy = data / "validation.json"
     sections["accuracy"] = lambda: accuracy(stored_accuracy) or _kept(root / "README.md", "accuracy")
     newest = newest_comparison()
@@ -236,6 +240,7 @@ def main(root: Path = ROOT) -> None:
         for picture in pictures(newest):
             if picture.title == PICTURE:
                 (root / "docs" / "comparison.svg").write_text(picture.svg, encoding="utf-8")
+    write_pages(root)
     for path in [root / "README.md", *sorted((root / "docs").glob("*.md"))]:
         if rewrite(path, sections):
             print(f"rewrote {path.relative_to(root)}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from twofold.devices.registry import is_real, make_device
+from twofold.devices.registry import is_machine, is_real, machine_class, make_device
 from twofold.engine.build import Progress, build_engine
 from twofold.engine.engine import Engine
 from twofold.engine.request import Request
@@ -12,7 +12,7 @@ from twofold.jobs.result import Played, make_result
 from twofold.models.find import find_spec, find_stored, find_tokenizer_source
 from twofold.models.spec import ModelSpec
 from twofold.models.tensors import Checkpoint
-from twofold.plan import Plan
+from twofold.plan import ParallelPlan, Plan
 from twofold.report.schema import Result
 from twofold.techniques.registry import make_technique
 from twofold.workloads.workload import Item, Workload, make_workload
@@ -38,6 +38,7 @@ def predict_plan(
         raise ValueError(
             f"{device!r} is a real device: `run` it, or predict for 'this-cpu' after `twofold calibrate`"
         )
+    asked, plan = plan, _standing(plan, device)
     spec = spec or find_spec(plan.model)
     stored = stored or find_stored(plan.model)
     if workload is None:
@@ -59,7 +60,7 @@ def predict_plan(
         engines += engine.engines
         requests += ended
         seconds = max(seconds, max(r.last_token_time or 0.0 for r in ended) - share.items[0].time)
-    return make_result(
+    result = make_result(
         plan,
         engines,
         Played(requests, seconds),
@@ -68,6 +69,19 @@ def predict_plan(
         model=plan.model,
         quality_missing="a prediction computes no tokens; run the plan to measure quality",
     )
+    if plan is asked:
+        return result
+    alone = f"one machine; the plan's tp={asked.parallel.tp} is for devices that are linked"
+    return result.model_copy(update={"derived": {**result.derived, "parallel": alone}})
+
+
+def _standing(plan: Plan, device: str) -> Plan:
+    """`plan` as it is deployed on `device`: a machine that is never linked takes it alone, however the plan
+    cuts it for devices that are."""
+    cut = plan.parallel
+    if not is_machine(device) or machine_class(device).most > 1 or cut.tp * cut.pp * cut.dp == 1:
+        return plan
+    return plan.model_copy(update={"parallel": ParallelPlan()})
 
 
 def _build(

@@ -150,6 +150,7 @@ def make_result(
         behaviour=behaviour_of(engines),
         counters=_counters(engines),
         breakdown=_breakdown(device, work),
+        joules_by_part=_joules_by_part(engines, joules),
         ceilings=ceilings(engine),
         derived={k: v for k, v in engine.derived.items() if isinstance(v, str | int | float | bool)},
         missing=missing,
@@ -208,6 +209,18 @@ def _merged(engines: Sequence[Engine]) -> dict[str, OpTotals]:
             for name in ("calls", "seconds", "joules", "flop", "vector_flop", "bytes_moved", "sent"):
                 setattr(into, name, getattr(into, name) + getattr(t, name))
     return merged
+
+
+def _joules_by_part(engines: Sequence[Engine], joules: float | None) -> dict[str, float]:
+    """Dynamic energy by part of the machine, and what of all `joules` is left: its idle power."""
+    parts: dict[str, float] = {}
+    for engine in engines:
+        if isinstance(engine.device, ModelledDevice):
+            for part, spent in engine.device.joules_by_part.items():
+                parts[part] = parts.get(part, 0.0) + spent
+    if parts and joules is not None:
+        parts["idle"] = max(0.0, joules - sum(parts.values()))
+    return parts
 
 
 def _percentiles(values: list[float]) -> dict[Percentile, Figure]:

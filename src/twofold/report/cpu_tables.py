@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median, quantiles
 from typing import Any
 
 Table = tuple[Sequence[str], list[Sequence[object]]]
@@ -40,6 +41,34 @@ def beside_llamacpp(path: Path) -> Table:
             )
         )
     return heads, rows
+
+
+def grid_of_loads(path: Path) -> tuple[str, Table]:
+    """A sentence on the errors, and the rows, of `benchmarks/cpu_grid.py --table`. ValueError where the file
+    holds something else."""
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(found, dict) or "rows" not in found:
+        raise ValueError(f"{path}: not a table of benchmarks/cpu_grid.py")
+    said, rows = [], list[Sequence[object]]()
+    for name in ("ttft", "tpot"):
+        errors = [
+            abs(predicted / measured - 1) for measured, predicted in (row[name] for row in found["rows"])
+        ]
+        p90 = quantiles(errors, n=10, method="inclusive")[-1]
+        said.append(f"{name.upper()}: median error {median(errors):.1%}, p90 {p90:.1%}")
+    for row in found["rows"]:
+        cells: list[object] = [f"`{row['technique']}`", row["batch"], row["prompt"]]
+        for name in ("ttft", "tpot"):
+            measured, predicted = row[name]
+            cells += [f"{measured * 1e3:,.1f}", f"{predicted * 1e3:,.1f}", f"{predicted / measured - 1:+.0%}"]
+        rows.append(cells)
+    heads = ["technique", "requests", "prompt"]
+    heads += ["TTFT ms", "predicted", "error", "TPOT ms", "predicted", "error"]
+    about = (
+        f"{len(rows)} rows, {found['model']} on {found['processor']}, {found['passes']} passes. "
+        f"{said[0]}; {said[1]}"
+    )
+    return about, (heads, rows)
 
 
 def answers(path: Path) -> list[tuple[str, Table]]:

@@ -229,7 +229,8 @@ class Result(Record):
 
     Latencies are means over requests, their intervals the uncertainty of that mean (for a run: the range over
     repeats; for a prediction: `intervals` says what they are); `percentiles` has p50, p90 and p99 over
-    requests. confidence: "not validated" where no prediction for that kind of machine was ever measured.
+    requests. joules_by_part: on a machine that is made of parts, "idle" among them.
+    confidence: "not validated" where no prediction for that kind of machine was ever measured.
     tokens_per_s: generated tokens over the time from first arrival to last token; prefill_tokens_per_s:
     prompt tokens over the time spent in steps that prefill. achieved_*: counted bytes and FLOP over the time
     spent in steps. memory is per device. counters: by technique ("engine" for the engine's own). derived: the
@@ -262,6 +263,7 @@ class Result(Record):
     behaviour: dict[str, BehaviourValue] = {}
     counters: dict[str, dict[str, float]] = {}
     breakdown: list[OpShare] = []
+    joules_by_part: dict[str, float] = {}
     ceilings: Ceilings | None = None
     derived: dict[str, JsonValue] = {}
     missing: dict[str, str] = {}

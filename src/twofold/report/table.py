@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from twofold.report import grid as grids
+from twofold.report import tradeoff_plots
 from twofold.report.comparison import Comparison
+from twofold.report.comparison_grids import all_grids
 from twofold.report.grid import Grid
 from twofold.report.result_grid import result_grids
 from twofold.report.schema import Result
@@ -20,7 +21,9 @@ from twofold.report.schema import Result
 def render(comparison: Comparison) -> RenderableType:
     """The whole comparison for a rich console; made to be read at 100 columns and more."""
     notes = [Text(f"note: {note}", style="dim") for note in comparison.notes]
-    return Group(_render(_heading(comparison), grids.all_grids(comparison)), *notes)
+    plots = tradeoff_plots.text(comparison.tradeoffs)
+    drawn = [] if plots is None else [plots, Text("")]
+    return Group(_render(_heading(comparison), all_grids(comparison)), *drawn, *notes)
 
 
 def render_result(result: Result) -> RenderableType:
@@ -76,8 +79,15 @@ def to_text(shown: Comparison | Result, width: int = 120) -> str:
 
 def to_markdown(shown: Comparison | Result) -> str:
     """The tables of a comparison or a result in GitHub's Markdown, each under its title."""
-    tables = grids.all_grids(shown) if isinstance(shown, Comparison) else result_grids(shown)
+    tables = all_grids(shown) if isinstance(shown, Comparison) else result_grids(shown)
     return f"{_heading(shown)}\n\n" + "\n".join(grid_to_markdown(g) for g in tables)
+
+
+def markdown(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table."""
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    lines += ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows]
+    return "\n".join(lines)
 
 
 def grid_to_markdown(grid: Grid) -> str:

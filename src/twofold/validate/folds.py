@@ -10,7 +10,7 @@ from typing import cast
 import numpy as np
 
 from twofold.devices import catalog
-from twofold.devices.registry import MACHINES, machine_class
+from twofold.devices.registry import is_machine, machine_class
 from twofold.devices.uncertainty import NOT_VALIDATED, Confidence, Quantity, Standing, same_precision
 from twofold.validate.quantiles import Array
 from twofold.validate.sample import Sample
@@ -82,7 +82,7 @@ def kind_of(device: str) -> str:
     """What kind of machine `device` is: "gpu", "cpu", "pim" …; "unknown" where no file says so."""
     if device == catalog.THIS_CPU:
         return "cpu"
-    if device in MACHINES:
+    if is_machine(device):
         return machine_class(device).kind
     try:
         return catalog.get_device(device).kind

@@ -47,6 +47,7 @@ SOURCES = {
     "asic.hertz": PAPER + ": 1 GHz",
     "asic.multipliers, asic.adders, asic.latency": "assumption: no unit counts found; half or twice as "
     "many move a GPT's token by less than 10 %",
+    "asic.mul_joules, asic.add_joules": "none: they are in asic_watts",
 }
 """Where each figure of `PimGptFigures` comes from."""
 
@@ -69,6 +70,7 @@ class PimGptFigures:
             ras=27 * NS,
             rc=44.5 * NS,
             ccd=1 * NS,
+            ccd_mac=1 * NS,
             rtp=6 * NS,
             wr=16.5 * NS,
             cl=25 * NS,
@@ -201,7 +203,7 @@ class PimGpt(Machine):
         return self._banks((keys + values) * op.tokens)
 
     def _banks(self, work: DramWork) -> Work:
-        multiplying = work.macs * self.figures.timing.ccd * self.figures.mac_watts
+        multiplying = work.macs * self.figures.timing.ccd_mac * self.figures.mac_watts
         return Work.of("in-bank", work.seconds, self.dram.joules(work) + multiplying)
 
     def _score_streams(self, op: Attention, keys: int) -> list[MacStream]:
