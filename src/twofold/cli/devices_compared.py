@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 def only_known(model: str) -> bool:
     """Whether of `model` only the architecture is known, so that nothing can be run. ValueError for a model
     that is not known at all."""
-    from twofold.models.find import find_spec, is_path, registered_names
+    from twofold.models.find import find_spec
+    from twofold.models.locate import is_path
+    from twofold.models.registry import registered_names
 
     if is_path(model) or model in registered_names():
         return False

@@ -136,6 +136,8 @@ def compare(
         named = _targets(chosen, given)
         for device in named:
             _known_device(device)
+        if (own := _here(here, chosen)) is not None and own not in named:
+            named.append(own)
         compare_on(chosen, named, models, batches, json=json, html=html or (None if json else REPORT))
         return
     default = None if plan_file is not None else _demo()

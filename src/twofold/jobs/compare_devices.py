@@ -11,8 +11,12 @@ from twofold.engine.build import Progress
 from twofold.engine.memory import DoesNotFitError
 from twofold.jobs.predict import label_of, predict_plan
 from twofold.models.find import find_spec
-from twofold.plan import Plan
+from twofold.plan import ParallelPlan, Plan, TechniqueUse
 from twofold.report.device_comparison import DeviceComparison, Outcome
+from twofold.report.schema import Result
+
+PACKED = {0: "", 8: "mxint8", 4: "mxfp4"}
+"""Formats of the weights by bits, in the order in which they are tried; 0: as the plan has them."""
 
 
 def compare_devices(
@@ -23,7 +27,8 @@ def compare_devices(
     progress: Progress | None = None,
 ) -> DeviceComparison:
     """Predict `plan`, with its techniques, on each device for each model and number of requests at once, on
-    as few of the device as hold it: 1, 2, 4 … up to as many as can be linked.
+    as few of the device as hold it: 1, 2, 4 … up to as many as can be linked. Where even those do not hold
+    the weights, they are packed in 8 bits, then in 4, unless the plan packs them itself.
 
     A device that cannot take a load gets an outcome with the reason. ValueError for an unknown model.
     """
@@ -56,21 +61,27 @@ def _loaded(plan: Plan, model: str, batch: int) -> Plan:
 
 def _outcome(plan: Plan, device: str, batch: int) -> Outcome:
     place = {"device": device, "kind": kind_of(device), "model": plan.model, "batch": batch}
-    count, refused = 1, ""
-    while count <= most_linked(device):
-        cut = plan.parallel.model_copy(update={"tp": count, "pp": 1, "dp": 1, "ep": 1})
+    refused = ""
+    for bits, format in PACKED.items():
+        packed = plan
+        if format:
+            packing = TechniqueUse(name="int-vs-fp", params={"format": format})
+            packed = plan.with_techniques((*plan.techniques, packing))
         try:
-            result = predict_plan(plan.model_copy(update={"parallel": cut}), device)
+            count, result = _on_fewest(packed, device)
         except DoesNotFitError as error:
-            refused, count = str(error).split(". ")[0], 2 * count
+            refused = refused or str(error).split(". ")[0]
             continue
-        except ValueError as error:
-            refused = str(error)
+        except (
+            ValueError
+        ) as error:  # packed weights that the device or a technique refuses: no answer to that
+            refused = refused or str(error)
             break
         return Outcome.model_validate(
             {
                 **place,
                 "devices": count,
+                "weight_bits": bits,
                 "tokens_per_s": result.tokens_per_s,
                 "joules_per_token": result.energy_per_token,
                 "ttft": result.ttft,
@@ -78,6 +89,20 @@ def _outcome(plan: Plan, device: str, batch: int) -> Outcome:
             }
         )
     return Outcome.model_validate({**place, "refused": refused})
+
+
+def _on_fewest(plan: Plan, device: str) -> tuple[int, Result]:
+    """As few of the device as hold `plan`, and the prediction. DoesNotFitError where all that can be linked
+    do not."""
+    count = 1
+    while True:
+        cut = ParallelPlan(tp=count)
+        try:
+            return count, predict_plan(plan.model_copy(update={"parallel": cut}), device)
+        except DoesNotFitError:
+            count *= 2
+            if count > most_linked(device):
+                raise
 
 
 def kind_of(device: str) -> str:

@@ -17,9 +17,10 @@ from twofold.claims.collect import all_claims
 from twofold.claims.ledger import build_ledger, to_markdown
 from twofold.devices import catalog
 from twofold.devices.listing import device_records
+from twofold.devices.registry import MACHINES
 from twofold.jobs.machine_pages import write_pages
 from twofold.models.catalog import get_spec, model_names
-from twofold.report import table
+from twofold.report import device_comparison, table
 from twofold.report.accuracy import Accuracy
 from twofold.report.accuracy import grid as accuracy_grid
 from twofold.report.comparison import Comparison
@@ -68,6 +69,28 @@ def devices() -> str:
         memory = f"{record['memory_bytes'] / 1e9:,.3g}"
         rows.append((f"`{record['name']}`", record["title"], record["kind"], rate, bandwidth, memory))
     return table.markdown(("device", "", "kind", "TFLOP/s", "GB/s", "GB"), rows)
+
+
+def machine_list() -> str:
+    """Every machine that maps ops in its own way, with its page."""
+    rows = []
+    for record in device_records():
+        if record["name"] in MACHINES:
+            name = record["name"]
+            page = f"[`{name}`](machines/{name}.md)"
+            memory = f"{record['memory_bytes'] / 1e9:,.3g}"
+            rows.append((page, record["title"], record["kind"], memory, record["source"]))
+    return table.markdown(("machine", "", "kind", "GB", "after"), rows)
+
+
+def devices_compared(path: Path, picture: Path) -> str:
+    """All devices under the same loads, as `twofold compare --json` stored them; writes the plot. Empty where
+    nothing was stored."""
+    if not path.exists():
+        return ""
+    found = device_comparison.DeviceComparison.model_validate_json(path.read_text(encoding="utf-8"))
+    picture.write_text(device_comparison.plot(found), encoding="utf-8")
+    return table.grid_to_markdown(device_comparison.grid(found))
 
 
 def models() -> str:
@@ -241,6 +264,12 @@ def main(root: Path = ROOT) -> None:
             if picture.title == PICTURE:
                 (root / "docs" / "comparison.svg").write_text(picture.svg, encoding="utf-8")
     write_pages(root)
+    machine_page = root / "docs" / "machines.md"
+    sections["machines"] = machine_list
+    sections["devices-compared"] = lambda: (
+        devices_compared(data / "devices.json", root / "docs" / "devices.svg")
+        or _kept(machine_page, "devices-compared")
+    )
     for path in [root / "README.md", *sorted((root / "docs").glob("*.md"))]:
         if rewrite(path, sections):
             print(f"rewrote {path.relative_to(root)}")

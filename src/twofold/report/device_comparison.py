@@ -30,14 +30,16 @@ class Load(NamedTuple):
 
 
 class Outcome(Record):
-    """A device under a load. devices: how many of them share the model, the fewest that hold it; refused: why
-    it cannot take the load at all (no figures then)."""
+    """A device under a load. devices: how many of them share the model, the fewest that hold it; weight_bits:
+    to which the weights had to be packed (0: they were not); refused: why it cannot take the load at all (no
+    figures then)."""
 
     device: str
     kind: str
     model: str
     batch: int
     devices: int = 1
+    weight_bits: int = 0
     tokens_per_s: Figure | None = None
     joules_per_token: Figure | None = None
     ttft: Figure | None = None
@@ -81,17 +83,23 @@ def grid(found: DeviceComparison) -> Grid:
     for device, of in by_device.items():
         cells = [_cell(of[load]) for load in loads]
         lines.append(Line((device, next(iter(of.values())).kind, *cells)))
-        refused = {o.refused: o for o in of.values() if o.refused}
-        reasons += [f"{device}, {o.model}: {why}" for why, o in refused.items()]
-    notes = ["(n×): the fewest devices of the kind that hold the model share it by tensor parallelism"]
+        refused = {o.model: o.refused for o in of.values() if o.refused}
+        reasons += [f"{device}: {why}" for why in refused.values()]
+    notes = [
+        "(n×): so many share the model by tensor parallelism, the fewest that hold it; "
+        "(n bit): weights packed for want of memory"
+    ]
     return Grid(found.title, tuple(columns), tuple(lines), (*notes, *reasons))
 
 
 def _cell(outcome: Outcome) -> str:
     if outcome.tokens_per_s is None or outcome.joules_per_token is None:
         return units.UNKNOWN
-    several = f" ({outcome.devices}×)" if outcome.devices > 1 else ""
-    return f"{units.digits(outcome.tokens_per_s.mid)} · {units.digits(outcome.joules_per_token.mid)}{several}"
+    marks = [f"{outcome.devices}×"] if outcome.devices > 1 else []
+    if outcome.weight_bits:
+        marks.append(f"{outcome.weight_bits} bit")
+    speed, joules = outcome.tokens_per_s.mid, outcome.joules_per_token.mid
+    return f"{units.digits(speed)} · {units.digits(joules)}" + (f" ({', '.join(marks)})" if marks else "")
 
 
 def render_terminal(found: DeviceComparison) -> RenderableType:
@@ -128,7 +136,7 @@ def plot(found: DeviceComparison) -> str:
         figure.legend(handles, labels, loc="outside upper left", ncols=3)
         for axes, points in zip(panels, _named(found, models, batches), strict=True):
             label_points(axes, points)
-        return to_svg(figure, name="devices", title="Tokens per second over joules per token")
+        return to_svg(figure, "devices", "Tokens per second over joules per token")
 
 
 def _named(
@@ -165,7 +173,7 @@ def _panel(axes: Any, load: Load, outcomes: list[Outcome]) -> None:
     axes.set_title(f"{load.model}, {load.batch} at once", color=INK, loc="left")
     axes.margins(0.16)
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(LogLocator(numticks=6))
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=12))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.set_minor_formatter(NullFormatter())
 
