@@ -47,7 +47,7 @@ EXACT = {
 ROUNDED = {
     "llama-13b": (13.0e9, 0.01),  # LLaMA (arXiv:2302.13971), table 2
     "llama-33b": (32.5e9, 0.01),
-    "llama-68m": (68e6, 0.01),  # SpecInfer (arXiv:2305.09781), section 6
+    "llama-68m": (68e6, 0.01),  # SpecInfer (arXiv:2305.09781)
     "opt-6.7b": (6.7e9, 0.01),  # OPT (arXiv:2205.01068), table 1
     "opt-13b": (13.0e9, 0.02),
     "opt-30b": (30e9, 0.01),

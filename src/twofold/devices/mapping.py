@@ -1,10 +1,10 @@
 """What it takes to map pages of physical memory where a kernel reads: calls of a driver or operating system.
 
 GPUs: arXiv:2405.04437, table 3, on an A100: cuMemMap and cuMemSetAccess take 2 and 38 us for a page of 2 MiB,
-the calls of the authors' changed driver 8, 8.5 and 9 us for pages of 64, 128 and 256 KiB. Physical pages are
-created beforehand. Other machines map as Linux does: benchmarks/virtual_memory.py on a server with two cores
-of an x86 processor took 590 us of processor time for 60 calls of 3 pages of 4 KiB, and 1070 us for 60 calls
-of 96.
+the calls of the authors' changed driver 8, 8.5 and 9 us for pages of 64, 128 and 256 KiB (second-hand: the
+table itself was not at hand). Physical pages are created beforehand. Other machines map as Linux does:
+benchmarks/virtual_memory.py on a server with two cores of an x86 processor took 590 us of processor time for
+60 calls of 3 pages of 4 KiB, and 1070 us for 60 calls of 96.
 """
 
 from __future__ import annotations

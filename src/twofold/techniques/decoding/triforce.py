@@ -187,7 +187,8 @@ class TriForce(Technique):
             ),
             "inner_acceptance_rate": (
                 0.54,
-                "arXiv:2305.09781, table 1: LLaMA-68M's first choice for LLaMA-7B, stochastic decoding",
+                "arXiv:2305.09781, table 1 (second-hand): LLaMA-68M's first choice for LLaMA-7B, stochastic "
+                "decoding",
             ),
         },
     )
