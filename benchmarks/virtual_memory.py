@@ -27,8 +27,10 @@ from twofold.kernels.cpu.cache import NativeCache, attend_paged
 from twofold.kernels.cpu.cache_formats import entry_format
 from twofold.kernels.cpu.context import CpuContext
 from twofold.kernels.reference.attention import attend_sequence
-from twofold.models.cache import CacheLayer, CacheSize, DenseCache, Heads, reserve
+from twofold.models.cache import CacheLayer, CacheSize, Heads
+from twofold.models.cache_memory import reserve
 from twofold.models.catalog import get_spec
+from twofold.models.dense_cache import DenseCache
 from twofold.models.step import StepInput, flat_slots
 from twofold.ops.attention import Span
 from twofold.techniques.placement.page_map import Run, fit_factor

@@ -34,6 +34,7 @@ from twofold.techniques.registry import technique_class, technique_names
 
 USES: dict[str, dict[str, Any]] = {
     "aggressive-decoding": {},
+    "alisa": {"p1": 16, "p2": 40, "beta": 0.5, "local_steps": 8},
     "bfp-outlier-reorder": {"block": 4},
     "bipolar-int": {"wbits": 3, "abits": 4, "group": 32},
     "copyspec": {},
@@ -67,6 +68,7 @@ USES: dict[str, dict[str, Any]] = {
     "sarathi": {"chunk": 32, "tile": 16},
     "smoothquant": {},
     "snapkv": {"window_size": 4, "max_capacity_prompt": 16, "kernel_size": 3},
+    "sparf": {"compression": 4, "group": 4},
     "spatten": {},
     "splitwise": {},
     "streaming-llm": {"start_size": 2, "recent_size": 10},

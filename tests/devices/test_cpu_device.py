@@ -17,7 +17,7 @@ from twofold.engine.build import build_engine
 from twofold.engine.sampling_params import SamplingParams
 from twofold.kernels.cpu import native
 from twofold.kernels.cpu.cache import NativeCache
-from twofold.models.cache import DenseCache
+from twofold.models.dense_cache import DenseCache
 from twofold.ops.elementwise import Add, Norm
 
 needs_native = pytest.mark.skipif(native() is None, reason="the native kernels are not built here")

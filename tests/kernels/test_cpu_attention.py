@@ -15,7 +15,8 @@ from twofold.kernels.cpu.attention import attention
 from twofold.kernels.cpu.cache import NativeCache, NativeCacheScheme
 from twofold.kernels.cpu.context import CpuContext
 from twofold.kernels.reference.attention import attention as reference_attention
-from twofold.models.cache import CacheSize, DenseCache
+from twofold.models.cache import CacheSize
+from twofold.models.dense_cache import DenseCache
 from twofold.models.step import StepInput
 
 pytestmark = pytest.mark.skipif(native() is None, reason="the native kernels are not built")

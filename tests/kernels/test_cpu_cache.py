@@ -13,7 +13,8 @@ from twofold.kernels.cpu import native
 from twofold.kernels.cpu.attention import cache_write
 from twofold.kernels.cpu.cache import NativeCache, NativeCacheScheme
 from twofold.kernels.cpu.context import CpuContext
-from twofold.models.cache import CacheSize, DenseCache
+from twofold.models.cache import CacheSize
+from twofold.models.dense_cache import DenseCache
 from twofold.models.step import StepInput
 
 FORMATS = ["f32", "f16", "int8", "int4"]

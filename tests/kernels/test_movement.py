@@ -15,7 +15,7 @@ import twofold.kernels.reference  # noqa: F401
 from twofold.kernels.registry import REFERENCE
 from twofold.ops.base import Op
 from twofold.ops.movement import AllGather, AllReduce, AllToAll, Collective, Send
-from twofold.techniques.attention.spatten_ops import PrunedAttention
+from twofold.ops.pruned_attention import PrunedAttention
 from twofold.techniques.registry import technique_class, technique_names
 
 WORLD = 2

@@ -13,7 +13,8 @@ from twofold.engine.request import SamplingParams
 from twofold.kernels.cpu import native
 from twofold.models.attending import Attending
 from twofold.models.build import ModelOptions, build_model
-from twofold.models.cache import DenseCacheScheme, Heads
+from twofold.models.cache import Heads
+from twofold.models.dense_cache import DenseCacheScheme
 
 PARAMS = SamplingParams(max_tokens=12, ignore_eos=True)
 ASKED = [list(range(3, 50)), list(range(60, 80))]

@@ -62,6 +62,8 @@ ROUNDED = {
     "gpt3-13b": (13.0e9, 0.01),
     "gpt3-175b": (175e9, 0.01),
     "deepseek-v3": (671e9, 0.001),  # DeepSeek-V3 (arXiv:2412.19437), main model
+    "glam-8b-64e": (143e9, 0.01),  # as Duplex (arXiv:2409.01141), table I, gives it
+    "grok-1": (314e9, 0.01),  # its repository
     "gpt-oss-120b": (116.83e9, 0.001),  # model card (arXiv:2508.10925), table 1
 }
 
@@ -118,3 +120,11 @@ def test_unknown_name_gets_the_nearest() -> None:
 def test_unknown_key_is_refused() -> None:
     with pytest.raises(ValueError, match="'num_heads'"):
         spec_from_mapping("x", {"num_head": 3})
+
+
+def test_mixtures_in_some_layers() -> None:
+    """GLaM has experts in every other layer, DeepSeek-V3 in all but its first, Mixtral in all."""
+    glam, deepseek, mixtral = (get_spec(name) for name in ("glam", "deepseek-v3", "mixtral-8x7b"))
+    assert [glam.has_experts(i) for i in range(4)] == [False, True, False, True]
+    assert [deepseek.has_experts(i) for i in range(5)] == [False, False, False, True, True]
+    assert all(mixtral.has_experts(i) for i in range(32))

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import pytest
 from tests.report.examples import comparison, result
 
-from twofold.report import html, plots
+from twofold.report import html
 from twofold.report.bars import Bar, Group, stacked
 from twofold.report.comparison import Comparison, Row
 from twofold.report.pictures import pictures
@@ -20,6 +20,7 @@ from twofold.report.schema import Figure
 
 TITLES = [
     "Speed against quality",
+    "Bytes against quality",
     "Memory by part",
     "Time by kind of op",
     "Roofline",
@@ -165,11 +166,3 @@ def test_stacked_sums_small_parts_as_other() -> None:
     assert "other" in svg
     assert "kind11" not in svg
     assert f"{sum(many.values()) / 60:.2f} min" in svg or "174 s" in svg
-
-
-@pytest.mark.parametrize(
-    "points", [[Point("one", 0.0, 1.0)], [Point(f"same place {i}", 0.01, 2.0) for i in range(12)]]
-)
-def test_speed_against_quality_in_corner_cases(points: list[Point]) -> None:
-    svg = plots.speed_against_quality(points)
-    assert all(point.label in svg for point in points)

@@ -7,7 +7,8 @@ import re
 import pytest
 from tests.report.examples import comparison, result
 
-from twofold.report import grid, table
+from twofold.report import comparison_grids as grid
+from twofold.report import table
 from twofold.report.comparison import Comparison, Row
 from twofold.report.schema import Figure
 
@@ -73,7 +74,8 @@ def test_a_comparison_that_is_only_predicted() -> None:
         baseline=Row(label="base", predicted_here=slow),
         rows=[Row(label="fast", predicted_here=fast)],
     )
-    (shown,) = grid.all_grids(made)
+    over_base, shown = grid.all_grids(made)
+    assert over_base.lines[1].cells[-2:] == ("2.50×", "")
     assert shown.title == "Predicted on h100-sxm"
     assert shown.lines[1].cells[4] == "2.50×"
     assert shown.notes[0] == "confidence: calibrated"

@@ -25,11 +25,17 @@ def machine_claims(name: str) -> Sequence[Claim]:
     return claims
 
 
+def _own_claims(name: str) -> Sequence[Claim]:
+    """Of a machine, those that are not of the technique of the same name, whose hardware it is."""
+    technique = technique_class(name).claims if name in technique_names() else ()
+    return [claim for claim in machine_claims(name) if claim not in technique]
+
+
 def all_claims(only: str | None = None) -> list[Claims]:
     """The claims of each system, techniques first; with `only`, of the system of that name. ValueError for an
     unknown one."""
     systems = [Claims(name, "technique", technique_class(name).claims) for name in technique_names()]
-    systems += [Claims(name, "device", claims) for name in MACHINES if (claims := machine_claims(name))]
+    systems += [Claims(name, "device", claims) for name in MACHINES if (claims := _own_claims(name))]
     systems.append(Claims("longctx", "tool", longctx.CLAIMS))
     systems.append(Claims("io-attention", "tool", io_attention.CLAIMS))
     if only is None:

@@ -7,10 +7,9 @@ from collections import OrderedDict
 from collections.abc import Hashable, Iterable
 
 from twofold.engine.block_groups import BlockGroups
+from twofold.engine.block_key import Key
 from twofold.engine.request import NEVER, Request
 from twofold.engine.swapping import PLAIN_SWAPPING, Swapping
-
-Key = tuple[Hashable, tuple[int, ...]]
 
 
 class BlockPool:

@@ -13,25 +13,27 @@ instance), or withheld. Every host block is free or in one host table.
 
 from __future__ import annotations
 
-from twofold.engine.block_pool import BlockPool
 from twofold.engine.request import Request
+from twofold.engine.turn_blocks import TurnBlocks
 
 
-class BlockManager(BlockPool):
+class BlockManager(TurnBlocks):
     """Device blocks 0 … num_blocks - 1, and host blocks 0 … num_host_blocks - 1 to swap to.
 
     Counters: lookup_tokens and hit_tokens (tokens looked for and found by prefix matches), num_evicted
     (cached blocks overwritten), num_swapped_out and num_swapped_in (blocks copied), num_reused (blocks whose
-    copy was still in host memory).
+    copy was still in host memory), num_returned (blocks that came back for another request than left them).
     """
 
     # Swapping
 
     def can_swap_out(self, request: Request) -> bool:
-        """Whether the host pool has room for the request's used blocks; copies that others keep there make
-        way."""
+        """Whether the host pool has room for the request's used blocks; copies that are kept there make way:
+        of ended requests first, then of others."""
         need = self.blocks_for(request.num_slots)
         missing = need - len(request.host_copy)
+        while missing > len(self._free_host) and self._drop_kept():
+            pass
         for other in list(self._copied.values()):
             if missing <= len(self._free_host):
                 break
@@ -45,11 +47,17 @@ class BlockManager(BlockPool):
         self.trim(request, request.num_slots)
         kept, request.host_copy = request.host_copy, []
         self._copied.pop(request.id, None)
-        self.num_reused += len(kept)
         host = list(kept)
+        if self.swapping.reuse:
+            for key in self.keys_of(request)[len(host) :]:
+                if key not in self._kept or len(host) == len(request.block_table):
+                    break
+                host.append(self._kept.take(key))
+        there = len(host)
+        self.num_reused += there
         while len(host) < len(request.block_table):
             host.append(self._take_host(host[-1] if host else -1))
-        pairs = list(zip(request.block_table, host, strict=True))[len(kept) :]
+        pairs = list(zip(request.block_table, host, strict=True))[there:]
         table = self.part_with(request, keep_chain=True)
         if self.swapping.overlapped and pairs:
             self._leaving.append(table)
@@ -67,11 +75,6 @@ class BlockManager(BlockPool):
     def num_leaving(self) -> int:
         """Blocks that `settle` frees."""
         return sum(len(table) for table in self._leaving)
-
-    def settle(self) -> None:
-        """Everything that was to be copied out has been."""
-        while self._leaving:
-            self.reclaim(self._leaving.pop())
 
     def blocks_to_swap_in(self, request: Request) -> int:
         """Free blocks that `swap_in` would use up (idle ones that still hold its content included)."""
@@ -142,15 +145,6 @@ class BlockManager(BlockPool):
         self._return(table)
         request.block_table = table
         request._boundary = 0
-
-    def reclaim(self, table: list[int]) -> None:
-        """Free the blocks of a lent table."""
-        self._return(table)
-        for block in reversed(table):
-            self._release(block)
-
-    def _return(self, table: list[int]) -> None:
-        self._lent = [other for other in self._lent if other is not table]
 
     # Memory that comes and goes
 

@@ -8,7 +8,8 @@ from twofold.devices.base import Device
 from twofold.engine.active import Active, the_one
 from twofold.kernels.cpu.cache import NativeCacheScheme, unfit
 from twofold.kernels.cpu.cache_formats import FORMATS
-from twofold.models.cache import CacheScheme, DenseCacheScheme, Heads
+from twofold.models.cache import CacheScheme, Heads
+from twofold.models.dense_cache import DenseCacheScheme
 from twofold.models.fp8_cache import Fp8CacheScheme
 from twofold.models.shard import Shard
 from twofold.models.spec import ModelSpec

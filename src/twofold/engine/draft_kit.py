@@ -12,7 +12,8 @@ from twofold.engine.draft_model import DraftModel
 from twofold.engine.limits import Limits, decide_limits
 from twofold.engine.share import load_model, model_options
 from twofold.models.build import build_model
-from twofold.models.cache import CacheLayer, DenseCacheScheme
+from twofold.models.cache import CacheLayer
+from twofold.models.dense_cache import DenseCacheScheme
 from twofold.models.find import find_checkpoint, find_spec, find_stored
 from twofold.models.spec import ModelSpec
 from twofold.models.tensors import Checkpoint

@@ -225,8 +225,9 @@ class Episode:
         assert len(requests) == len(batch.entries) == batch.num_seqs, "a request is in a batch twice"
         assert batch.num_tokens <= config.max_num_batched_tokens, f"{batch!r} exceeds the token budget"
         assert self.scheduler.num_running <= config.max_num_seqs, "too many requests are running"
-        if not self.scheduler.policy.period:
-            assert not (batch.swap_in and batch.swap_out), f"{batch!r} swaps both ways"
+        assert len({host for _, host in batch.swap_out}) == len(batch.swap_out), (
+            f"{batch!r} copies over its copies"
+        )
         flying = {id(entry.request) for other in self.pending for entry in other.entries}
         assert not requests & flying, f"{batch!r} contains requests in flight"
         if not self.scheduler.policy.mixes:

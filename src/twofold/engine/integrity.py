@@ -52,7 +52,7 @@ def block_problems(blocks: BlockManager, requests: Iterable[Request]) -> Iterato
     } != blocks._content:
         yield "the indices of cached content differ"
     copies = [table for request in requests for table in (request.host_table, request.host_copy)]
-    host = Counter([*blocks._free_host, *(block for table in copies for block in table)])
+    host = Counter([*blocks._free_host, *blocks._kept, *(block for table in copies for block in table)])
     for block in range(blocks.num_host_blocks):
         if host[block] != 1:
             yield f"host block {block} is in {host[block]} places"
@@ -116,5 +116,5 @@ def request_problems(scheduler: Scheduler) -> Iterator[str]:
             yield f"{scheduler.num_in_flight} batches are in flight without requests"
         if scheduler.blocks.num_used:
             yield f"{scheduler.blocks.num_used} blocks are in use without requests"
-        if scheduler.blocks.num_free_host != scheduler.blocks.num_host_blocks:
+        if scheduler.blocks.num_free_host + scheduler.blocks.num_kept != scheduler.blocks.num_host_blocks:
             yield "host blocks are in use without requests"

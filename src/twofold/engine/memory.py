@@ -76,7 +76,8 @@ def activation_bytes(model: Transformer, max_tokens: int, max_logits: int) -> in
     mlp = (3 if spec.gated else 2) * spec.ffn_hidden // tp
     if spec.experts is not None:
         e = spec.experts
-        mlp = max(mlp if e.first_dense else 0, 3 * (e.active * e.hidden + e.shared_hidden) // tp)
+        dense = mlp if e.first_dense or e.every > 1 else 0
+        mlp = max(dense, 3 * (e.active * e.hidden + e.shared_hidden) // tp)
     widest = max(attention, mlp)
     logits = shard.vocabulary(spec).size
     return max_tokens * (3 * spec.hidden + widest) * act + max_logits * logits * 4

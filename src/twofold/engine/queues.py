@@ -183,6 +183,8 @@ class RequestQueues:
             request.in_flight = False
             self._end(request, request._pending_finish or reason, now)
         self._waiting.clear()
+        if self.blocks.swapping.reuse:  # what the batches in flight were to copy never was
+            self.blocks.forget_cached()
         return ended
 
     # Requests that go to another instance with their cache, or come from there

@@ -17,7 +17,8 @@ import torch
 from twofold.devices.base import Device
 from twofold.engine.filter import PromptFilter
 from twofold.engine.paging import Paging
-from twofold.models.cache import CacheLayer, CacheSize, runs
+from twofold.models.cache import CacheLayer, CacheSize
+from twofold.models.cache_memory import runs
 from twofold.models.step import StepInput
 from twofold.models.transformer import Transformer
 from twofold.ops.base import DEVICE, HOST

@@ -19,6 +19,7 @@ from twofold.engine.rank import Rank
 from twofold.engine.request import Request
 from twofold.engine.retention import Retention
 from twofold.engine.sampler import SampledRow, TokenLogprobs
+from twofold.engine.step_tensors import slots_of, step_of
 from twofold.engine.swapping import PLAIN_SWAPPING, Swapping
 from twofold.models.cache import CacheLayer, CacheSize
 from twofold.models.step import StepInput
@@ -113,15 +114,16 @@ class Runner:
         if not batch.entries:
             self.rank.settle()
             return StepResult(device.end_step(), [])
-        step = self._tensors(batch)
+        rows = [self._row(e.request) for e in batch.entries]
+        step = step_of(batch, rows, self.size.block_size, self.where, self._observed_of(batch))
         logits = self.rank.forward(step)
         tokens: list[int] = []
         logprobs: list[TokenLogprobs | None] = []
         if logits is not None:
-            rows = [
+            asked = [
                 SampledRow(e.request, j) for e in batch.entries if e.samples for j in range(e.num_drafts + 1)
             ]
-            tokens, logprobs = device.execute(Sample(len(rows), logits.shape[-1]), logits, rows)
+            tokens, logprobs = device.execute(Sample(len(asked), logits.shape[-1]), logits, asked)
         result = self._verify(batch, tokens, logprobs)
         if step.hidden is not None:
             counts = [e.num_tokens for e in batch.entries if e.request.pool]
@@ -157,7 +159,7 @@ class Runner:
                 wanted,
                 torch.tensor(ids, device=self.where),
                 torch.arange(start, end, device=self.where),
-                torch.tensor(self._slots(table, slot, keys), device=self.where),
+                torch.tensor(slots_of(table, slot, keys, self.size.block_size), device=self.where),
                 rows=[row],
                 block_tables=[table],
                 block_size=self.size.block_size,
@@ -227,49 +229,6 @@ class Runner:
         return [1 + judge(e.request, e.num_drafts) if e.samples else 0 for e in batch.entries]
 
     # --- real ---
-
-    def _slots(self, table: Sequence[int], start: int, end: int) -> list[int]:
-        """Flat cache slots start … end - 1 of a block table."""
-        size = self.size.block_size
-        return [table[i // size] * size + i % size for i in range(start, end)]
-
-    def _tensors(self, batch: Batch) -> StepInput:
-        ids: list[int] = []
-        positions: list[int] = []
-        spans: list[Span] = []
-        slots: list[int] = []
-        rows: list[int] = []
-        wanted: list[int] = []
-        pooled: list[int] = []
-        for e in batch.entries:
-            first = len(ids)
-            ids += e.tokens()
-            positions += range(e.start, e.start + e.num_tokens)
-            spans.append(Span(e.num_tokens, e.num_keys))
-            slots += self._slots(e.request.block_table, e.slot, e.num_keys)
-            rows.append(self._row(e.request))
-            if e.samples:
-                last = first + e.num_tokens
-                wanted += range(last - 1 - e.num_drafts, last)
-            elif e.request.pool:
-                pooled += range(first, first + e.num_tokens)
-        where = self.where
-        return StepInput(
-            spans,
-            len(ids),
-            len(wanted),
-            torch.tensor(ids, device=where),
-            torch.tensor(positions, device=where),
-            torch.tensor(slots, device=where),
-            None,
-            rows,
-            torch.tensor(wanted, device=where),
-            [e.num_drafts for e in batch.entries],
-            [e.request.block_table for e in batch.entries],
-            self.size.block_size,
-            torch.tensor(pooled, device=where) if pooled else None,
-            self._observed_of(batch),
-        )
 
     def _row(self, request: Request) -> int:
         row = self._rows.get(request.id)

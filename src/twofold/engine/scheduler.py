@@ -11,7 +11,7 @@ from whoever is later, never the reverse: the first always makes progress, so no
 from __future__ import annotations
 
 from bisect import insort
-from heapq import heapify, heappop
+from heapq import heappop
 from operator import attrgetter
 
 from twofold.engine.batch import Batch, Scheduled
@@ -20,13 +20,13 @@ from twofold.engine.policy import SchedulingPolicy
 from twofold.engine.queues import RUNNING, by_order
 from twofold.engine.request import Request, RequestStatus
 from twofold.engine.retention import Retention
+from twofold.engine.room import Room
 from twofold.engine.scheduler_config import SchedulerConfig
-from twofold.engine.steady import Steady
 
 _last_step = attrgetter("last_step")
 
 
-class Scheduler(Steady):
+class Scheduler(Room):
     """Continuous batching over a paged cache.
 
     Counters: num_steps, num_preempted, num_stalled (times a request sat out a step for want of a block).
@@ -78,6 +78,7 @@ class Scheduler(Steady):
             self._schedule_prefills(batch)
         if not decodes_first and (policy.mixes or not batch.entries):
             self._schedule_decodes(batch)
+        batch.swap_out += self.blocks.parting()
         if batch.entries:
             self._in_flight[batch.step] = batch
         if self._compactions and not batch.is_empty:
@@ -241,9 +242,6 @@ class Scheduler(Steady):
             total = max(request.num_slots, min(total, self._most_slots_of(request)))
         return self.blocks.blocks_for(total) - len(request.block_table)
 
-    def _most_slots_of(self, request: Request) -> int:
-        return self.most_slots(request.num_tokens, request.num_context_tokens)
-
     def _admit(self, request: Request, spendable: int, batch: Batch) -> bool:
         """Begin a prompt (or the recomputation of one) where its whole context fits in memory."""
         blocks = self.blocks
@@ -253,19 +251,25 @@ class Scheduler(Steady):
         ):
             return False
         prefix = blocks.match_prefix(request)
+        copies = blocks.match_kept(request, prefix)
         need = blocks.blocks_for(self._most_slots_of(request)) - len(prefix) + blocks.num_idle(prefix)
         if need > spendable:
             self._refused = (request, spendable)
             return False
-        num = self._chunk(request, self._remaining(request, len(prefix) * blocks.block_size), batch)
+        cached = (len(prefix) + len(copies)) * blocks.block_size
+        num = self._chunk(request, self._remaining(request, cached), batch)
         if not num:
             return False
         blocks.attach(request, prefix)
+        batch.swap_in += blocks.bring(request, copies)
         if not request.num_preemptions:
             request.num_cached_tokens = request.num_computed
+        insort(self._prefilling, request, key=by_order)
+        if copies and blocks.swapping.overlapped:
+            request.last_step = batch.step  # while they are copied it takes part in nothing
+            return True
         fits = blocks.grow(request, request.num_slots + num)
         assert fits, f"{request!r} was promised {need} blocks"
-        insort(self._prefilling, request, key=by_order)
         self._append_prefill(request, num, batch)
         return True
 
@@ -285,78 +289,3 @@ class Scheduler(Steady):
         # scheduled).
         insort(self._prefilling if prefilling else self._decoding, request, key=by_order)
         return True
-
-    # Ranks change
-
-    def _rank_anew(self, batch: Batch) -> None:
-        """Rank all requests again; those that run and would not, if all were admitted in order, make room."""
-        for request in self.requests.values():
-            request.order = (self.policy.rank(request), request.order[1])
-        self._waiting = [(*r.order, r) for _, _, r in self._waiting if r.status is not RequestStatus.FINISHED]
-        heapify(self._waiting)
-        self._prefilling.sort(key=by_order)
-        self._decoding.sort(key=by_order)
-        self._refused = None
-        blocks = self.blocks
-        seats = self.config.max_num_seqs - self.num_expected
-        room = blocks.num_blocks - blocks.num_withheld - self._watermark
-        first_waiting = self._waiting[0][:2] if self._waiting else None
-        if first_waiting is None:
-            return
-        for request in sorted(self.requests.values(), key=by_order):
-            need = blocks.blocks_for(request.num_slots + request.num_tokens - request.num_computed + 1)
-            seats, room = seats - 1, room - need
-            running = request.status is RUNNING and not request.in_flight
-            if (seats < 0 or room < 0) and running and request.order > first_waiting:
-                self._preempt(request, batch)
-
-    # Memory is short
-
-    def _grow(self, request: Request, num_slots: int, batch: Batch) -> bool:
-        """Get `request` its blocks, from those behind it if need be. False: it sits out this step."""
-        blocks = self.blocks
-        while not blocks.grow(request, num_slots):
-            victim = self._last_behind(request)
-            missing = blocks.blocks_for(num_slots) - len(request.block_table)
-            # What is being copied in cannot be thrown out in the same step; what is being copied out will be
-            # free in the next one.
-            if victim is None or batch.swap_in or missing <= blocks.num_free + blocks.num_leaving:
-                self._stalled = True
-                self.num_stalled += 1
-                return False
-            self._preempt(victim, batch)
-        return True
-
-    def _last_behind(self, request: Request) -> Request | None:
-        """The last running request in order that is behind `request` and not in flight."""
-        last: Request | None = None
-        order = request.order
-        for running in (self._decoding, self._prefilling):
-            for candidate in reversed(running):
-                if candidate.order <= order:
-                    break
-                if not candidate.in_flight:
-                    last, order = candidate, candidate.order
-                    break
-        return last
-
-    def _preempt(self, request: Request, batch: Batch) -> None:
-        swap = self.config.preemption == "swap" and self.blocks.can_swap_out(request)
-        if not swap and self._most_slots_of(request) > self.blocks.num_slots:
-            # Only evicting from its cache has let it grow this long; computing it again would not fit.
-            self._end(request, "capacity", self._now)
-            batch.finished.append(request)
-            return
-        self._leave(request)
-        request.num_preemptions += 1
-        request.forget_drafts()
-        self.num_preempted += 1
-        batch.preempted.append(request)
-        if swap:
-            batch.swap_out += self.blocks.swap_out(request)
-            request.status = RequestStatus.SWAPPED
-        else:
-            self._free(request)
-            request.forget_computed()
-            request.status = RequestStatus.WAITING
-        self._enqueue(request)

@@ -3,21 +3,25 @@ and elsewhere."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 from twofold.devices.catalog import THIS_CPU
 from twofold.engine.active import NotReachedError
 from twofold.engine.build import Progress, make_techniques
+from twofold.jobs.pays import Elsewhere
 from twofold.jobs.predict import label_of, predict_plan
-from twofold.jobs.run import quality_baseline, run_plan
+from twofold.jobs.run import RunOutcome, quality_baseline, run_plan
 from twofold.kernels.cpu.cache_formats import FORMATS
 from twofold.measure.quality import QualityBaseline
 from twofold.models.find import find_checkpoint
 from twofold.models.tensors import Checkpoint
-from twofold.plan import Plan, TechniqueUse
+from twofold.plan import Plan, QualityPlan, TechniqueUse
+from twofold.report import units
 from twofold.report.comparison import Comparison, Row
 from twofold.report.schema import Result
+from twofold.report.tradeoff import tradeoffs
 
 
 def variants(plan: Plan) -> list[tuple[TechniqueUse, ...]]:
@@ -39,22 +43,26 @@ def compare_plan(
     plan: Plan, *, predict_here: str | None = THIS_CPU, progress: Progress | None = None
 ) -> Comparison:
     """Measure every variant of `plan` on its device and predict it on `predict_here` (None: nowhere) and on
-    the plan's devices.
+    the plan's devices; one that does not pay here also at other places (`jobs.pays`).
 
-    A variant that the planner refuses becomes a row with the reason; one whose technique is never reached as
-    well.
+    A variant that the planner refuses becomes a row with the reason; so does one whose technique is never
+    reached, and one that fails. What is wrong with the baseline is raised.
     """
     checkpoint = find_checkpoint(plan.model)
     sets = variants(plan)
     baseline = quality_baseline(plan, checkpoint, progress) if plan.quality.enabled else None
-    rows = []
+    rows: list[Row] = []
+    elsewhere = Elsewhere(plan)
     for number, uses in enumerate(sets):
         variant = plan.with_techniques(uses)
         if progress is not None:
             progress(f"comparing {label_of(variant)}", number, len(sets))
-        rows.append(_row(variant, checkpoint, baseline, predict_here, progress))
+        row, recorded = _row(variant, checkpoint, baseline, predict_here, progress)
+        if rows and row.measured is not None and not _pays(row.measured, rows[0].measured):
+            row = row.model_copy(update={"trials": elsewhere.trials(variant, recorded)})
+        rows.append(row)
     first = rows[0].measured
-    assert first is not None, rows[0].refused
+    assert first is not None, rows[0].without_results
     return Comparison(
         title="Techniques compared",
         model=plan.model,
@@ -62,7 +70,25 @@ def compare_plan(
         workload=first.workload,
         baseline=rows[0],
         rows=rows[1:],
+        notes=_drift(plan, checkpoint, first, progress) if rows[1:] else [],
     )
+
+
+def _drift(plan: Plan, checkpoint: Checkpoint, first: Result, progress: Progress | None) -> list[str]:
+    """How fast the baseline is once everything has been measured: what ratios to it can be trusted to."""
+    again = plan.with_techniques(()).model_copy(update={"quality": QualityPlan(enabled=False)})
+    last = run_plan(again, checkpoint=checkpoint, profile=True, progress=progress).result
+    if first.tokens_per_s is None or last.tokens_per_s is None:
+        return []
+    ratio = units.ratio(last.tokens_per_s.mid / first.tokens_per_s.mid)
+    return [f"the baseline, measured again after everything else, made {ratio} its token/s"]
+
+
+def _pays(ours: Result, base: Result | None) -> bool:
+    """Whether a row is better than the baseline in speed or bytes, and worse in neither."""
+    assert base is not None
+    _, over = tradeoffs(base, [("", ours, ())], "")
+    return not over.pays_at
 
 
 def _row(
@@ -71,17 +97,30 @@ def _row(
     baseline: QualityBaseline | None,
     predict_here: str | None,
     progress: Progress | None,
-) -> Row:
+) -> tuple[Row, dict[str, float]]:
+    """The row of a variant, and what its run recorded of what depends on data."""
     label = label_of(plan)
     try:
         make_techniques(plan, checkpoint.spec)
         outcome = run_plan(
             plan, label=label, checkpoint=checkpoint, baseline=baseline, profile=True, progress=progress
         )
+        return _predicted(plan, label, checkpoint, outcome, predict_here), outcome.behaviour
     except (ValueError, NotReachedError) as error:
         if not plan.techniques:
             raise
-        return Row(label=label, refused=str(error))
+        return Row(label=label, refused=str(error)), {}
+    except Exception as error:  # one technique that breaks is no reason to lose the others' rows
+        if not plan.techniques:
+            raise
+        logging.getLogger(__name__).exception("%s failed", label)
+        return Row(label=label, failed=f"{type(error).__name__}: {error}"), {}
+
+
+def _predicted(
+    plan: Plan, label: str, checkpoint: Checkpoint, outcome: RunOutcome, predict_here: str | None
+) -> Row:
+    """The row of a variant that was run, with its predictions."""
     elsewhere: dict[str, Result] = {}
     refused: dict[str, str] = {}
     here = None
@@ -101,20 +140,22 @@ def _row(
                 recorded=outcome.behaviour,
                 progress=None,
             )
-        except ValueError as error:
+        except (ValueError, NotReachedError) as error:
             refused[device] = str(error)
             continue
         if device == predict_here:
             here = result
         else:
             elsewhere[device] = result
-    if predict_here in refused:
-        raise ValueError(refused[predict_here])
+    refused_here = refused.pop(predict_here, None) if predict_here else None
+    if refused_here is not None and not plan.techniques:
+        raise ValueError(refused_here)
     return Row(
         label=label,
         measured=outcome.result,
         predicted_here=here,
         predicted_elsewhere=elsewhere,
+        refused_here=refused_here,
         refused_elsewhere=refused,
     )
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import JsonValue
 
 from twofold.devices.base import Device, OpTotals
+from twofold.devices.catalog import THIS_CPU
 from twofold.devices.modelled import ModelledDevice
 from twofold.engine.engine import Engine
 from twofold.engine.request import Request
@@ -109,6 +110,9 @@ def make_result(
     flop = sum(w.flop for w in work.values())
     moved = sum(w.bytes_moved for w in work.values())
     memory = engine.memory
+    # Instances on one machine share its memory, and in one process the weights.
+    shared = plan.parallel.dp == 1 and (device.real or device.name == THIS_CPU)
+    together = sum if shared else max
     result = Result(
         kind="run" if device.real else "predict",
         label=label,
@@ -139,9 +143,9 @@ def make_result(
         achieved_gflop_s=Figure.exact(flop / busy / 1e9, "GFLOP/s"),
         memory=Memory.of(
             weights=memory.weights,
-            cache=max(e.memory.cache_in_use(e.totals.peak_blocks, e.totals.peak_seqs) for e in engines),
+            cache=together(e.memory.cache_in_use(e.totals.peak_blocks, e.totals.peak_seqs) for e in engines),
             activations=memory.activations,
-            other=max(memory.held.total(e.totals.peak_blocks, e.totals.peak_seqs) for e in engines),
+            other=together(memory.held.total(e.totals.peak_blocks, e.totals.peak_seqs) for e in engines),
             capacity=memory.capacity,
             grown=grown,
         ),

@@ -43,7 +43,8 @@ class AttentionBlock:
         """[T, hidden] to [T, hidden]."""
         q, k, v = self.project(x, ctx)
         _, _, output, reduce = self._ops[ctx.step.num_tokens]
-        attended = ctx.device.attend(self.cache, ctx.step, q, k, v)
+        inputs = (x, ctx.rotary) if self.cache.wants_inputs else ()
+        attended = ctx.device.attend(self.cache, ctx.step, q, k, v, *inputs)
         run = ctx.device.execute
         y: Maybe = run(output, attended, self.out, self.out_bias)
         return run(reduce, y) if reduce is not None else y

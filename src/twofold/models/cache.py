@@ -8,9 +8,7 @@ Shape letters: T new tokens, N visible entries, K KV heads, H heads, D head dime
 
 from __future__ import annotations
 
-import math
-import mmap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -18,8 +16,11 @@ import torch
 
 from twofold.devices.base import Device
 from twofold.models.attending import Attending
+from twofold.models.cache_memory import runs
+from twofold.models.context import Context, Maybe
 from twofold.models.entries import Entries
 from twofold.models.retaining import Retainer
+from twofold.models.spec import ModelSpec
 from twofold.models.step import StepInput
 from twofold.ops.attention import Attention, CacheWrite
 from twofold.ops.base import DEVICE, Precision
@@ -63,13 +64,23 @@ class CacheSize:
     max_seqs: int
 
 
+class Projection(Protocol):
+    """The attention sublayer that a cache belongs to, as what makes entries out of inputs."""
+
+    spec: ModelSpec
+
+    def project(self, x: Maybe, ctx: Context) -> tuple[Maybe, Maybe, Maybe]:
+        """Inputs x [T, hidden] at the positions of `ctx.step` to queries, keys and values."""
+
+
 class CacheLayer(Entries):
     """Base of cache layers. Subclasses store entries in their own way and count their own bytes.
 
     tensors: what is allocated (nothing until `allocate`). A modelled device never allocates. physical: where
     the tensors are ranges of virtual memory, the blocks that appear in them, by number. attending: how
     queries attend; None is plain attention. retainer: what chooses the entries that stay; None: all do.
-    parameters: learned tensors, which count as weights. space: the memory in which blocks lie.
+    parameters: learned tensors, which count as weights. space: the memory in which blocks lie. projection:
+    what makes entries, for caches that want inputs.
     """
 
     shareable: bool = True
@@ -84,6 +95,10 @@ class CacheLayer(Entries):
     parts: int = 2
     """Tensors that a block is spread over: keys and values."""
 
+    wants_inputs: bool = False
+    """Whether `attend` is also given the sublayer's inputs x [T, hidden] and the model's rotary tables, since
+    entries may be made again by `projection`."""
+
     max_drafts: int = 0
     """Guesses that a sequence may have at once; the engine sets it before anything is counted."""
 
@@ -96,6 +111,7 @@ class CacheLayer(Entries):
         self.attending: Attending | None = None
         self.retainer: Retainer | None = None
         self.space = DEVICE
+        self.projection: Projection | None = None
         self._written: tuple[int, ...] = ()
 
     # --- bytes: counted, the same on real and modelled devices ---
@@ -258,100 +274,6 @@ class CacheLayer(Entries):
         return self._write, attention
 
 
-class DenseCache(CacheLayer):
-    """Keys and values in the activations' precision: tensors k, v [blocks, block_size, K, D]."""
-
-    def block_bytes(self) -> int:
-        """Bytes of one block."""
-        return self.block_size * (self.heads.stored_width * self.heads.act_bytes + self.score_bytes)
-
-    def block_parts(self) -> tuple[int, ...]:
-        """Keys and values."""
-        h, entries = self.heads, self.block_size * self.heads.kv_heads * self.heads.act_bytes
-        return (entries * h.head_dim,) if h.shared_kv else (entries * h.head_dim, entries * h.v_dim)
-
-    def read_bytes(self, step: StepInput) -> int:
-        """Every visible entry once, for all query heads of its group."""
-        return step.totals(self.heads.window).keys * self.heads.stored_width * self.heads.act_bytes
-
-    def write_bytes(self, step: StepInput) -> int:
-        """One entry per token."""
-        return step.num_tokens * self.heads.stored_width * self.heads.act_bytes
-
-    def allocate(self, size: CacheSize, where: torch.device) -> None:
-        """Two tensors [blocks, block_size, K, D]."""
-        from twofold.models.weights import TORCH_DTYPES
-
-        h = self.heads
-        assert not h.shared_kv, "latent attention has no real kernels"
-        shape = (size.num_blocks, size.block_size, h.kv_heads)
-        dtype = TORCH_DTYPES[h.compute]
-        self.tensors = {
-            "k": reserve((*shape, h.head_dim), dtype, where),
-            "v": reserve((*shape, h.v_dim), dtype, where),
-        }
-        self.allocate_scores(size, where)
-
-    def write(self, step: StepInput, k: torch.Tensor, v: torch.Tensor) -> None:
-        """Scatter to `step.slots`."""
-        assert step.slots is not None
-        self.store(step.slots, k, v)
-
-    def store(self, slots: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
-        """Scatter."""
-        self.tensors["k"].flatten(0, 1).index_copy_(0, slots, k)
-        self.tensors["v"].flatten(0, 1).index_copy_(0, slots, v)
-
-    def by_slot(self) -> Iterator[torch.Tensor]:
-        """The tensors as they are."""
-        yield from self.tensors.values()
-
-    def load_keys(self, slots: torch.Tensor) -> torch.Tensor:
-        """Gather the slots' keys."""
-        return self.tensors["k"].flatten(0, 1).index_select(0, slots).permute(1, 2, 0)
-
-    def key_cost(self, entries: int) -> tuple[int, int]:
-        """Keys are stored as they are computed with."""
-        return entries * self.heads.kv_heads * self.heads.head_dim * self.heads.act_bytes, 0
-
-    def read(self, step: StepInput, seq: int, *new: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Gather the sequence's slots, or look at them where they follow each other."""
-        if step.starts is not None:
-            first, count = step.starts[seq], step.spans[seq].keys
-            k, v = (self.tensors[name].flatten(0, 1).narrow(0, first, count) for name in "kv")
-            return k, v
-        return self.load(step.tables[seq])
-
-    def load(self, slots: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Gather."""
-        return (
-            self.tensors["k"].flatten(0, 1).index_select(0, slots),
-            self.tensors["v"].flatten(0, 1).index_select(0, slots),
-        )
-
-
-def reserve(shape: tuple[int, ...], dtype: torch.dtype, where: torch.device) -> torch.Tensor:
-    """A zeroed tensor. On a CPU its pages take memory only once they are written, so that a cache which is
-    reserved generously costs what is used of it."""
-    nbytes = math.prod(shape) * dtype.itemsize
-    if where.type != "cpu" or not nbytes:
-        return torch.zeros(shape, dtype=dtype, device=where)
-    pages = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    return torch.frombuffer(pages, dtype=dtype).view(shape)
-
-
-def runs(pairs: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int, int]]:
-    """Pieces (first, first, length) of block pairs that are contiguous on both sides, in order."""
-    begin = 0
-    for index in range(1, len(pairs) + 1):
-        if index < len(pairs):
-            (a, b), following = pairs[index - 1], pairs[index]
-            if following == (a + 1, b + 1):
-                continue
-        yield (*pairs[begin], index - begin)
-        begin = index
-
-
 class CacheScheme(Protocol):
     """How the cache of a layer is stored. Technique seam. Where what it does depends on data, it also has
     `expect(behaviour)`, which is given the quantities of its technique's `info.behaviour`, and `measured()`,
@@ -359,12 +281,3 @@ class CacheScheme(Protocol):
 
     def cache_layer(self, heads: Heads, block_size: int, layer: int) -> CacheLayer:
         """The cache of layer number `layer`, not yet allocated."""
-
-
-class DenseCacheScheme:
-    """Every layer's cache in the activations' precision: the default."""
-
-    def cache_layer(self, heads: Heads, block_size: int, layer: int) -> CacheLayer:
-        """A DenseCache."""
-        del layer
-        return DenseCache(heads, block_size)

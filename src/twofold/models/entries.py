@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from twofold.models.cache_memory import reserve
 from twofold.ops.compaction import SCORE_BYTES
 
 if TYPE_CHECKING:
@@ -71,8 +72,6 @@ class Entries:
 
     def allocate_scores(self, size: CacheSize, where: torch.device) -> None:
         """Add the tensor "scores" [blocks, block_size, K] where entries have scores."""
-        from twofold.models.cache import reserve
-
         if self.score_bytes:
             shape = (size.num_blocks, size.block_size, self.heads.kv_heads)
             self.tensors["scores"] = reserve(shape, torch.float32, where)

@@ -11,8 +11,9 @@ from dataclasses import replace
 import torch
 
 from twofold.devices.base import Device
-from twofold.models.cache import CacheSize, DenseCache, Heads
+from twofold.models.cache import CacheSize, Heads
 from twofold.models.context import Context
+from twofold.models.dense_cache import DenseCache
 from twofold.models.step import StepInput
 from twofold.models.transformer import Residual, Transformer, TransformerLayer
 from twofold.models.weights import ACT_BYTES

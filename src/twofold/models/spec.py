@@ -39,7 +39,7 @@ class Experts:
 
     num: routed experts; active: experts per token; hidden: width of one; shared_hidden: width of the
     always-active shared expert (0 = none) and whether it has a sigmoid gate of its own; first_dense: leading
-    layers with a dense MLP;
+    layers with a dense MLP; every: of the others, every n-th is a mixture and those before it are dense;
     normalize: the active experts' weights are made to sum to one; scoring: how router logits become weights;
     scale: factor on the routed output; groups/active_groups: group-limited routing (DeepSeek).
     """
@@ -50,6 +50,7 @@ class Experts:
     shared_hidden: int = 0
     shared_gate: bool = False
     first_dense: int = 0
+    every: int = 1
     normalize: bool = True
     scoring: Literal["softmax", "sigmoid"] = "softmax"
     scale: float = 1.0
@@ -155,7 +156,8 @@ class ModelSpec:
 
     def has_experts(self, layer: int) -> bool:
         """Whether `layer`'s MLP is a mixture of experts."""
-        return self.experts is not None and layer >= self.experts.first_dense
+        e = self.experts
+        return e is not None and layer >= e.first_dense and (layer - e.first_dense + 1) % e.every == 0
 
     # --- widths ---
 

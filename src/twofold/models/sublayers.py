@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 
 from twofold.models.attention import AttentionBlock, LatentAttentionBlock
-from twofold.models.cache import CacheLayer, DenseCacheScheme, Heads
+from twofold.models.cache import CacheLayer, Heads
 from twofold.models.context import Maybe
+from twofold.models.dense_cache import DenseCacheScheme
 from twofold.models.mlp import ExpertsBlock, MLPBlock
 from twofold.models.options import ModelOptions
 from twofold.models.shard import Cut, Part, Shard, whole
@@ -83,6 +84,8 @@ class SublayerBuilder:
             self.weights.matrix(at + "o", [Part(at + "o", self.hidden, rows["q"])]),
             self._cache_layer(heads, i),
         )
+        if block.cache.wants_inputs:
+            block.cache.projection = block
         if spec.qkv_bias:
             block.qkv_bias = self.weights.vector([Part(f"{at}{n}_bias", cut) for n, cut in rows.items()])
         if spec.out_bias:

@@ -2,6 +2,7 @@
 
 from twofold.ops.attention import Attention, CacheWrite, Span, SpanTotals, total_spans
 from twofold.ops.base import Cost, Op, Traffic
+from twofold.ops.convolution import Conv2d
 from twofold.ops.elementwise import (
     Activate,
     Add,
@@ -37,6 +38,7 @@ __all__ = [
     "BitPlaneLinear",
     "CacheWrite",
     "Collective",
+    "Conv2d",
     "Copy",
     "Cost",
     "Embedding",

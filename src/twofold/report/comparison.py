@@ -11,6 +11,7 @@ from pydantic import Field, computed_field, model_validator
 
 from twofold.report.host import twofold_version
 from twofold.report.schema import Figure, Load, Record, Result
+from twofold.report.tradeoff import Tradeoff, Trial, tradeoffs
 
 # Figures for which a prediction is held against the measurement.
 CHECKED = ("ttft", "tpot", "e2e", "tokens_per_s")
@@ -19,8 +20,10 @@ CHECKED = ("ttft", "tpot", "e2e", "tokens_per_s")
 class Row(Record):
     """One plan of a comparison.
 
-    refused: why this combination cannot run at all (it then has no results). refused_elsewhere: by device,
-    why that device cannot take it. elsewhere: predictions by device name.
+    refused: why this combination cannot run at all; failed: what went wrong where it should have run (either
+    way it has no results). refused_here: why it could not be predicted for this machine. refused_elsewhere:
+    by device, why that device cannot take it. predicted_elsewhere: predictions by device name, under the same
+    load. trials: predictions at other places and loads.
     """
 
     label: str
@@ -28,7 +31,10 @@ class Row(Record):
     predicted_here: Result | None = None
     predicted_elsewhere: dict[str, Result] = Field(default_factory=dict)
     refused: str | None = None
+    failed: str | None = None
+    refused_here: str | None = None
     refused_elsewhere: dict[str, str] = Field(default_factory=dict)
+    trials: list[Trial] = Field(default_factory=list)
 
     @model_validator(mode="before")
     @classmethod
@@ -38,12 +44,20 @@ class Row(Record):
 
     @model_validator(mode="after")
     def _consistent(self) -> Row:
-        if self.refused is not None and (self.measured or self.predicted_here or self.predicted_elsewhere):
-            raise ValueError(f"row {self.label!r} is refused and has results all the same")
+        if self.without_results and (self.measured or self.predicted_here or self.predicted_elsewhere):
+            word = "refused" if self.failed is None else "failed"
+            raise ValueError(f"row {self.label!r} is {word} and has results all the same")
         both = sorted(set(self.predicted_elsewhere) & set(self.refused_elsewhere))
         if both:
             raise ValueError(f"row {self.label!r} is predicted and refused on {', '.join(both)}")
         return self
+
+    @property
+    def without_results(self) -> str | None:
+        """Why there are no results, as one sentence; None where there are."""
+        if self.refused is not None:
+            return f"refused: {self.refused}"
+        return None if self.failed is None else f"failed: {self.failed}"
 
     @computed_field  # type: ignore[prop-decorator]
     @property
@@ -75,6 +89,36 @@ class Comparison(Record):
     notes: list[str] = Field(default_factory=list)
     twofold_version: str = Field(default_factory=twofold_version)
     created: datetime = Field(default_factory=lambda: datetime.now(UTC))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _recompute(cls, data: Any) -> Any:
+        # `tradeoffs` is written for readers of the JSON and follows from the rest.
+        return {k: v for k, v in data.items() if k != "tradeoffs"} if isinstance(data, dict) else data
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def tradeoffs(self) -> list[Tradeoff]:
+        """Every row with results on this machine over the baseline, which comes first: as measured, or as
+        predicted where the baseline was not measured. Empty where the baseline has no result."""
+        measured = self.baseline.measured is not None
+        found = [(row, row.measured if measured else row.predicted_here) for row in self.all_rows]
+        base = found[0][1]
+        if base is None:
+            return []
+        rows = [(row.label, result, self.trials_of(row)) for row, result in found[1:] if result is not None]
+        return tradeoffs(base, rows, self.baseline.label)
+
+    def trials_of(self, row: Row) -> list[Trial]:
+        """Where else `row` was tried: on the other devices under the same load, then its own trials."""
+        base = self.baseline
+        found = []
+        for device in self.devices:
+            ours = row.predicted_elsewhere.get(device) or row.refused_elsewhere.get(device)
+            theirs = base.predicted_elsewhere.get(device) or base.refused_elsewhere.get(device)
+            if ours is not None and theirs is not None:
+                found.append(Trial.between(ours, theirs, device, self.model, self.workload.summary))
+        return [*found, *row.trials]
 
     @property
     def all_rows(self) -> list[Row]:

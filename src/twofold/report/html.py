@@ -9,7 +9,8 @@ from markupsafe import Markup
 
 from twofold.report import units
 from twofold.report.comparison import Comparison, Row
-from twofold.report.grid import Grid, all_grids, speedup
+from twofold.report.comparison_grids import all_grids, speedup
+from twofold.report.grid import Align, Grid
 from twofold.report.pictures import pictures
 from twofold.report.result_grid import result_grids, value_text
 from twofold.report.schema import Result
@@ -101,14 +102,16 @@ def summary(comparison: Comparison) -> list[str]:
     return said
 
 
-def heading_groups(grid: Grid) -> list[tuple[str, int]]:
-    """(heading, number of columns under it): a heading without text belongs to the one on its left."""
-    groups: list[tuple[str, int]] = []
+def heading_groups(grid: Grid) -> list[tuple[str, int, Align]]:
+    """(heading, number of columns under it, where it aligns): a heading without text belongs to the one on
+    its left."""
+    groups: list[tuple[str, int, Align]] = []
     for column in grid.columns:
         if column.heading or not groups:
-            groups.append((column.heading, 1))
+            groups.append((column.heading, 1, column.align))
         else:
-            groups[-1] = (groups[-1][0], groups[-1][1] + 1)
+            heading, count, align = groups[-1]
+            groups[-1] = (heading, count + 1, align)
     return groups
 
 

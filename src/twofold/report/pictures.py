@@ -6,10 +6,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from twofold.report import plots
+from twofold.report import plots, tradeoff_plots
 from twofold.report.bars import Bar, Group, stacked
 from twofold.report.comparison import Comparison, Row
-from twofold.report.grid import speedup
+from twofold.report.comparison_grids import speedup
 from twofold.report.plots import Point
 from twofold.report.roofline import roofline
 from twofold.report.schema import Memory, OpShare, Result
@@ -25,7 +25,7 @@ class Picture(NamedTuple):
 
 def pictures(comparison: Comparison) -> list[Picture]:
     """Every plot for which the comparison has the numbers, in reading order."""
-    makers = (_speed_quality, _memory, _latency, _roofline, _agreement, _speedups, _devices)
+    makers = (_quality, _memory, _latency, _roofline, _agreement, _speedups, _devices)
     return [picture for make in makers for picture in make(comparison)]
 
 
@@ -34,20 +34,23 @@ def _shown(row: Row) -> Result | None:
     return row.measured or row.predicted_here or next(iter(row.predicted_elsewhere.values()), None)
 
 
-def _speed_quality(comparison: Comparison) -> Iterator[Picture]:
-    points = []
-    for row in comparison.rows:
-        gain = speedup(row, comparison.baseline)
-        quality = row.measured.quality if row.measured else None
-        if gain is not None and quality is not None and quality.kl_divergence is not None:
-            # Rounding can leave a KL divergence a hair below zero.
-            points.append(Point(row.label, max(0.0, quality.kl_divergence.mid), gain))
-    if points:
+def _quality(comparison: Comparison) -> Iterator[Picture]:
+    rows = comparison.tradeoffs
+    for against, title, read in (
+        (tradeoff_plots.SPEED, "Speed against quality", "Up is faster"),
+        (tradeoff_plots.BYTES, "Bytes against quality", "Down is smaller"),
+    ):
+        found = tradeoff_plots.spots(rows, against)
+        if not found:
+            continue
+        numbers = len(found) > tradeoff_plots.NAMED
         yield Picture(
-            "Speed against quality",
-            "Up is faster than the baseline (dashed), left is closer to the unmodified model. What stands at "
-            "zero changes nothing in the output.",
-            plots.speed_against_quality(points),
+            title,
+            f"{read} than the baseline (dashed), left is closer to the unmodified model; what stands at zero "
+            "changes nothing in the output. Large points are on the front of quality, bytes and speed; the "
+            "line is the best of this plot at that quality or better."
+            + (" Numbers are those of the table." if numbers else ""),
+            tradeoff_plots.svg(found, against),
         )
 
 
@@ -172,7 +175,7 @@ def _gains(comparison: Comparison, row: Row) -> dict[str, float]:
 
 
 def _speedups(comparison: Comparison) -> Iterator[Picture]:
-    rows = [(row.label, _gains(comparison, row)) for row in comparison.rows if row.refused is None]
+    rows = [(row.label, _gains(comparison, row)) for row in comparison.rows if not row.without_results]
     rows = [(label, gains) for label, gains in rows if gains]
     if rows and comparison.devices:
         here = comparison.baseline.measured is not None

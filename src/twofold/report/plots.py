@@ -16,7 +16,6 @@ from twofold.report.svg import (
     RULE,
     SMALL,
     drawing,
-    label_points,
     legend,
     to_svg,
 )
@@ -88,33 +87,6 @@ def predicted_against_measured(
             name,
             f"Predicted over measured times: {inside} of {len(points)} within {band * 100:.0f} %.",
         )
-
-
-def speed_against_quality(points: Sequence[Point], *, name: str = "speed-quality") -> str:
-    """Speed over the baseline (y) against KL divergence in nat per token (x); points without loss stand at
-    zero."""
-    assert points, "nothing to draw"
-    assert all(p.x >= 0 and p.y > 0 for p in points), "KL divergence is never negative"
-    positive = [p.x for p in points if p.x > 0]
-    small = 10.0 ** _floor_log10(min(positive, default=1e-3))
-    with drawing(4.0) as (figure, axes):
-        axes.axhline(1, color=INK, lw=1, ls="--")
-        axes.scatter([p.x for p in points], [p.y for p in points], s=38, color=COLOURS[0], zorder=3)
-        axes.set_xscale("symlog", linthresh=small, linscale=0.5)
-        highest = max([*positive, small * 10])
-        axes.set(
-            xlim=(-small * 0.35, highest * 3),
-            xlabel="KL divergence from the unmodified model, nat per token",
-            ylabel="token/s over the baseline",
-        )
-        ticks = [0.0] + [small * 10**i for i in range(0, 12) if small * 10**i <= highest * 3]
-        axes.set_xticks(ticks, ["0"] + [f"{t:g}" for t in ticks[1:]])
-        axes.set_xticks([], minor=True)
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.2g}×"))
-        axes.margins(y=0.15)
-        label_points(axes, [(p.x, p.y, p.label) for p in points])
-        told = "; ".join(f"{p.label}: {units.ratio(p.y)} at {units.digits(p.x)} nat" for p in points)
-        return to_svg(figure, name, f"Speed against quality. {told}")
 
 
 def device_speedups(rows: Sequence[tuple[str, Mapping[str, float]]], *, name: str = "device-speedups") -> str:
@@ -200,15 +172,6 @@ def device_speed(rows: Sequence[tuple[str, float, float, str]], *, name: str = "
         legend(figure, axes)
         told = "; ".join(f"{d}: {units.digits(a)} token/s, {units.digits(b)} with {w}" for d, a, b, w in rows)
         return to_svg(figure, name, f"Speed by device. {told}")
-
-
-def _floor_log10(value: float) -> int:
-    exponent = 0
-    while 10.0**exponent > value:
-        exponent -= 1
-    while 10.0 ** (exponent + 1) <= value:
-        exponent += 1
-    return exponent
 
 
 def plain_log(axis: Any) -> None:

@@ -11,6 +11,8 @@ from twofold.report.svg import COLOURS, INK, MARKERS, drawing, label_points, leg
 
 _STRETCH = 30
 """An axis grows by at most this factor to show a limit that lies to the right of everything else."""
+_LINE = 0.07
+"""A line of text as a share of the height of the axes."""
 
 
 def roofline(
@@ -47,7 +49,7 @@ def roofline(
                 label=f"{level} {units.digits(slope)} GB/s",
             )
         start = min(ridges, default=left)
-        for index, (precision, height) in enumerate(gflop_s.items()):
+        for index, height in enumerate(gflop_s.values()):
             axes.plot(
                 [min(start, right), right],
                 [height, height],
@@ -55,8 +57,9 @@ def roofline(
                 lw=1.2,
                 ls=DASHES[index % len(DASHES)],
             )
+        for text, height in _roof_labels(gflop_s, (top / bottom) ** _LINE):
             axes.annotate(
-                f"{precision} {units.digits(height)} GFLOP/s",
+                text,
                 (right, height),
                 xytext=(-2, 4),
                 ha="right",
@@ -94,6 +97,24 @@ def roofline(
             [told, *(f"{what} ends at {units.digits(x)} FLOP/byte" for what, x in (limits or {}).items())]
         )
         return to_svg(figure, name, f"Roofline. {told}")
+
+
+def _roof_labels(gflop_s: Mapping[str, float], room: float) -> list[tuple[str, float]]:
+    """What stands on the roofs, and at which height. Those closer to the next than the factor `room` have one
+    label together, on the highest of them."""
+    groups: list[list[tuple[str, float]]] = []
+    for roof in sorted(gflop_s.items(), key=lambda item: -item[1]):
+        if groups and groups[-1][-1][1] / roof[1] < room:
+            groups[-1].append(roof)
+        else:
+            groups.append([roof])
+    labels = []
+    for group in groups:
+        (first, high), (last, low) = group[0], group[-1]
+        names = first if len(group) == 1 else f"{first} … {last}"
+        heights = list(dict.fromkeys((units.digits(low), units.digits(high))))
+        labels.append((f"{names} {'–'.join(heights)} GFLOP/s", high))
+    return labels
 
 
 def _limit(axes: Any, label: str, x: float, right: float, dash: str) -> None:

@@ -129,6 +129,7 @@ def label_points(axes: Any, points: Sequence[tuple[float, float, str]]) -> None:
             textcoords="offset points",
             fontsize=size,
             va="center",
+            bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 0.3, "alpha": 0.75},
             arrowprops={"arrowstyle": "-", "color": RULE, "lw": 0.8, "shrinkA": 0, "shrinkB": 3}
             if far
             else None,

@@ -12,6 +12,7 @@ from twofold.techniques.base import Technique
 # name -> module:class. One line per technique; its seam's folder says where it lives.
 _WHERE = {
     "aggressive-decoding": "decoding.aggressive_decoding:AggressiveDecoding",
+    "alisa": "cache.alisa:Alisa",
     "bfp-outlier-reorder": "cache.bfp_outlier_reorder:BfpOutlierReorder",
     "bipolar-int": "weights.bipolar_int:BipolarInt",
     "copyspec": "decoding.copyspec:CopySpec",
@@ -37,6 +38,7 @@ _WHERE = {
     "sarathi": "scheduling.sarathi:Sarathi",
     "smoothquant": "weights.smoothquant:SmoothQuant",
     "snapkv": "cache.snapkv:SnapKv",
+    "sparf": "attention.sparf:Sparf",
     "spatten": "attention.spatten:Spatten",
     "splitwise": "scheduling.splitwise:Splitwise",
     "streaming-llm": "cache.streaming_llm:StreamingLlm",

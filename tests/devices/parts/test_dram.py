@@ -12,6 +12,7 @@ from twofold.devices.machines.pim_gpt import PimGpt
 from twofold.devices.parts.bank_mac import MacStream, matrix_streams, run, stream_seconds
 from twofold.devices.parts.dram import Dram, DramShape, DramWork
 from twofold.devices.parts.dram_events import ChannelSimulator
+from twofold.devices.parts.hbm import hbm
 
 DRAM = PimGpt().dram
 
@@ -95,6 +96,57 @@ def test_never_faster_than_the_banks(outputs: int, inputs: int) -> None:
     assert work.macs * DRAM.shape.banks * DRAM.shape.column_bytes >= nbytes
     assert work.activates * DRAM.shape.row_bytes >= nbytes
     assert DRAM.joules(work) > work.macs * DRAM.energy.mac + work.activates * DRAM.energy.activate
+
+
+@pytest.mark.parametrize("generation", ["hbm2", "hbm2e", "hbm3"])
+@pytest.mark.parametrize("columns", [1, 31, 32, 33, 1000])
+@pytest.mark.parametrize("slow", [False, True])
+def test_streams_over_the_pins_equal_their_commands(generation: str, columns: int, slow: bool) -> None:
+    """Reads and writes of whole rows in all banks in turn, bound by the pins or, with slow activates, by
+    those: within 3 % of the played commands."""
+    dram = without_refresh(hbm(generation))  # type: ignore[arg-type]
+    if slow:
+        dram = replace(dram, timing=replace(dram.timing, faw=400e-9))
+    nbytes = columns * dram.shape.column_bytes * dram.shape.channels
+    for work, write in ((dram.stream(nbytes), False), (dram.store(nbytes), True)):
+        played = ChannelSimulator(dram).stream(columns, write=write)
+        rows = -(-columns // dram.shape.columns)
+        tolerance = 0.03 * played + (slow and 4 / rows * played)  # four rows open before the window counts
+        assert work.seconds == pytest.approx(played, abs=tolerance)
+
+
+def test_streams_lose_time_to_refresh() -> None:
+    """Over many intervals a stream takes the share longer that the refreshes take, and never beats the
+    pins."""
+    dram = hbm("hbm3")
+    simulator = ChannelSimulator(dram)
+    played = simulator.stream(20_000)
+    nbytes = 20_000 * dram.shape.column_bytes * dram.shape.channels
+    assert dram.stream(nbytes).seconds == pytest.approx(played, rel=0.02)
+    assert simulator.counts["REF"] > 5
+    assert dram.stream(nbytes).seconds > nbytes / dram.bus_bandwidth
+
+
+def test_memories_by_generation() -> None:
+    """Capacity and bandwidth are the standard's, or what is asked for; energy is near the published total."""
+    assert (hbm("hbm2").shape.nbytes, hbm("hbm3").shape.nbytes) == (8 << 30, 16 << 30)
+    assert hbm("hbm3", 5).bus_bandwidth == pytest.approx(5 * 819.2e9)
+    a100 = hbm("hbm2", 5, capacity=40 << 30, bandwidth=1555e9)
+    assert (a100.shape.nbytes, a100.bus_bandwidth) == (40 << 30, pytest.approx(1555e9))
+    per_bit = hbm("hbm2").stream(1e9).total_joules / 8e9
+    assert 3.48e-12 < per_bit < 3.92e-12  # without and with activations of poor locality and ECC
+    assert hbm("hbm2").stream(0).seconds == 0.0
+    with pytest.raises(ValueError, match="did you mean"):
+        hbm("hbm")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="hold at least"):
+        hbm("hbm2", capacity=1000)
+
+
+def test_multiplies_may_be_slower_than_columns() -> None:
+    """In-bank multiplies in all bank groups at once follow each other at a pace of their own."""
+    dram = without_refresh(hbm("hbm2"))
+    stream = MacStream(outputs=30, columns=20, fill=10, reuse=2)
+    assert stream_seconds(dram, stream) == pytest.approx(ChannelSimulator(dram).run(stream), rel=0.03)
 
 
 def test_row_access() -> None:

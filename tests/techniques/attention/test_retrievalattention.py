@@ -27,8 +27,9 @@ from twofold.devices.registry import make_device
 from twofold.engine.build import build_engine
 from twofold.engine.request import SamplingParams
 from twofold.kernels.reference.attention import attend_sequence
-from twofold.models.cache import CacheSize, DenseCache
+from twofold.models.cache import CacheSize
 from twofold.models.catalog import get_spec
+from twofold.models.dense_cache import DenseCache
 from twofold.ops.attention import Span
 from twofold.plan import Plan
 from twofold.techniques.attention.retrieval_cache import RetrievalCache

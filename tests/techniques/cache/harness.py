@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from twofold.models.cache import CacheSize, DenseCache, Heads
+from twofold.models.cache import CacheSize, Heads
+from twofold.models.dense_cache import DenseCache
 from twofold.models.step import StepInput
 from twofold.ops.attention import Span
 from twofold.techniques.cache.kivi import KiviScheme

@@ -22,7 +22,8 @@ from twofold.kernels.cpu.cache import NativeCache
 from twofold.kernels.cpu.cache_formats import FORMATS, entry_format
 from twofold.kernels.reference.compaction import received
 from twofold.kernels.registry import REFERENCE
-from twofold.models.cache import CacheLayer, CacheSize, DenseCache, Heads
+from twofold.models.cache import CacheLayer, CacheSize, Heads
+from twofold.models.dense_cache import DenseCache
 from twofold.models.step import StepInput
 from twofold.ops.attention import Span
 from twofold.ops.compaction import Compaction, KeyScores, Observed

@@ -16,7 +16,8 @@ from twofold.engine.engine import Engine
 from twofold.engine.request import SamplingParams
 from twofold.kernels.cpu.cache import NativeCache
 from twofold.kernels.cpu.cache_formats import entry_format
-from twofold.models.cache import CacheLayer, CacheSize, DenseCache, Heads
+from twofold.models.cache import CacheLayer, CacheSize, Heads
+from twofold.models.dense_cache import DenseCache
 from twofold.techniques.decoding.triforce import TriForceDrafter
 from twofold.techniques.decoding.triforce_chunks import Retrieve, retrieve
 from twofold.techniques.registry import make_technique

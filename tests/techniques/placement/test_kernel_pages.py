@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from twofold.models.cache import reserve
+from twofold.models.cache_memory import reserve
 from twofold.techniques.placement.kernel_pages import OutOfMappingsError, PhysicalPages
 
 PAGE = mmap.PAGESIZE

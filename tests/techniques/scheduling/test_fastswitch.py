@@ -12,7 +12,7 @@ from tests.tiny import tiny_engine
 from twofold.engine.block_groups import BlockGroups
 from twofold.engine.engine import Engine
 from twofold.engine.request import SamplingParams
-from twofold.models.cache import runs
+from twofold.models.cache_memory import runs
 
 TIGHT = {
     "max_num_seqs": 4,
@@ -50,6 +50,32 @@ def test_copies_that_are_kept_are_not_made_again() -> None:
     assert mine.num_reused > 0
     assert mine.num_swapped_out + mine.num_reused == theirs.num_swapped_out
     assert mine.num_free_host == mine.num_host_blocks
+
+
+@pytest.mark.parametrize("params", [{}, {"overlapped": False}])
+def test_the_next_turn_finds_its_beginning_in_host_memory(params: dict[str, Any]) -> None:
+    """A conversation goes on after others took the device's memory: its blocks come back instead of being
+    computed, and its answer is what it would be without them."""
+    first, others = prompts(1, seed=5), prompts(6, seed=6)
+    use = {"name": "fastswitch", "params": {"group": 4, **params}}
+    shared = {**TIGHT, "prefix_caching": True}
+    engine = tiny_engine(techniques=[use], engine=shared, device=TimedCpu())
+    turn = first[0] + engine.generate(first, LONG)[0].token_ids
+    engine.generate(others, LONG)
+    blocks = engine.scheduler.blocks
+    assert not blocks.num_returned
+    again = engine.generate([[*turn, 7, 8, 9]], LONG)[0].token_ids
+    size = blocks.block_size
+    assert blocks.num_returned >= len(turn) // size - 1
+    plain = tiny_engine(engine={**shared, "cache_blocks": 200})
+    assert again == plain.generate([[*turn, 7, 8, 9]], LONG)[0].token_ids
+    without = tiny_engine(
+        techniques=[{**use, "params": {**use["params"], "reuse": False}}], engine=shared, device=TimedCpu()
+    )
+    without.generate([turn], LONG)
+    without.generate(others, LONG)
+    without.generate([[*turn, 7, 8, 9]], LONG)
+    assert not without.scheduler.blocks.num_returned
 
 
 def test_groups_make_few_pieces() -> None:

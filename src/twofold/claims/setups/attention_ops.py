@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from twofold.devices.registry import make_device
-from twofold.models.cache import DenseCache, Heads
+from twofold.models.cache import Heads
+from twofold.models.dense_cache import DenseCache
 from twofold.models.step import StepInput
 from twofold.ops.attention import Attention, Span
 from twofold.ops.base import Op

@@ -1,68 +1,84 @@
 """Claims of arXiv:2502.01770 on custom hardware: the area and the power that binary attention saves.
 
-The source simulates a datapath of its own; here both are counted from the arithmetic units that they
-need, at the areas and energies of the public table for 45 nm, for a head of 64 dimensions and 30 entries
-kept of 256. A unit that scores an entry and one that adds its value up take an entry per cycle. Memories
-and the softmax, which both have, are left out.
+The source simulates a circuit of its own; here both are blocks of the machines `had` and
+`standard-attention`, counted from the same units and memories, at equal throughput: an entry in every cycle.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import fields
 
 from twofold.claims.ledger import Outcome
+from twofold.claims.setups.batch import BatchLoad, predicted_engine, predicted_seconds
+from twofold.devices.machine import Machine
+from twofold.devices.machines.had import Had
+from twofold.devices.machines.standard_attention import AttentionFigures, StandardAttention
+from twofold.techniques.attention.had import Had as HadTechnique
 
-_DIM = 64
-_KEPT = 30 / 256
-_TABLE = (
-    "M. Horowitz, Computing's energy problem (ISSCC 2014), and W. Dally, High-performance hardware for "
-    "machine learning (NIPS 2015): 45 nm"
-)
+CLAIMS = tuple(claim for claim in HadTechnique.claims if claim.setup is not None)
 
-
-class _Unit(NamedTuple):
-    """An arithmetic unit: square micrometres, picojoules per operation."""
-
-    area: float
-    energy: float
-
-    def times(self, count: float) -> _Unit:
-        """As many of them."""
-        return _Unit(self.area * count, self.energy * count)
+HEADLINE = "share of the area of an attention block that signs save"
+SHOWN = {
+    "model": "gpt2-xl",
+    "techniques": ["had"],
+    "workload": {"requests": 1, "prompt": 768, "output": 32},
+}
+_LOAD = BatchLoad(1, 1, 1023)
+_MODEL = "gpt2-xl"
 
 
-_ADD, _MULTIPLY, _ADD_8 = _Unit(1360.0, 0.4), _Unit(1640.0, 1.1), _Unit(36.0, 0.03)
-"""An addition and a multiplication in fp16, an addition of 8-bit integers."""
+def headline(machine: Machine) -> float:
+    """See HEADLINE."""
+    assert isinstance(machine, Had)
+    return 1 - machine.block_mm2 / _standard(machine).block_mm2
 
-_PRODUCT = _Unit(_ADD.area + _MULTIPLY.area, _ADD.energy + _MULTIPLY.energy).times(_DIM)
-"""Scores an entry, or adds its value up, in fp16."""
 
-_DISTANCE = _ADD_8.times(1 / 8).times(2 * _DIM)
-"""An exclusive or of each bit, and the full adders that count them; an exclusive or is taken to be as
-large as one."""
+def _standard(machine: Had) -> StandardAttention:
+    """Its counterpart in the same surroundings."""
+    f = machine.figures
+    return StandardAttention(
+        AttentionFigures(**{each.name: getattr(f, each.name) for each in fields(AttentionFigures)})
+    )
 
 
 def area() -> Outcome:
-    """Share of the area saved at equal throughput: the unit for values shrinks to what of it is used."""
-    standard = 2 * _PRODUCT.area
-    whole, cut = (1 - (_DISTANCE.area + share * _PRODUCT.area) / standard for share in (1.0, _KEPT))
+    """Share of a block's area that is saved."""
+    had, standard = Had(), StandardAttention()
+    f = had.figures
+    saved = 1 - had.block_mm2 / standard.block_mm2
+    memory = had.logic.sram_area(2 * f.context * f.dim)
+    units = 1 - (had.block_mm2 - memory) / (standard.block_mm2 - memory)
     return Outcome(
-        (cut, cut),
-        f"scoring an entry shrinks from {_PRODUCT.area:.0f} to {_DISTANCE.area:.0f} um2, next to "
-        f"nothing; values of 12 % of the entries need 12 % of a unit, as large as before it would leave "
-        f"{whole:.2f}; memories, the softmax and the choice of the nearest, which the source's figure "
-        "includes, are left out",
-        f"counted: {_TABLE}; head of {_DIM}",
+        (saved, saved),
+        f"{standard.block_mm2:.2f} mm2 shrink to {had.block_mm2:.2f}, {memory:.2f} of which hold the values, "
+        f"in 16 bits as before; without this memory {units:.2f} would be saved. That values of few entries "
+        "need few multipliers is taken for granted. The source's circuit could not be read",
+        _how(had),
     )
 
 
 def power() -> Outcome:
-    """Share of the energy per query saved, at equal throughput that of the power."""
-    standard = 2 * _PRODUCT.energy
-    saved = 1 - (_DISTANCE.energy + _KEPT * _PRODUCT.energy) / standard
+    """Share of a block's power that is saved."""
+    had, standard = Had(), StandardAttention()
+    saved = 1 - had.block_watts / standard.block_watts
+    seconds = [_attention_seconds(*each) for each in (("standard-attention", []), ("had", ["had"]))]
     return Outcome(
         (saved, saved),
-        "nearly all of the arithmetic of scores and 88 % of that of values; memories, the softmax and the "
-        "choice of the nearest, which the source's figure includes, are left out",
-        f"counted: {_TABLE}; head of {_DIM}",
+        f"{standard.entry_joules * 1e12:.0f} pJ an entry shrink to {had.entry_joules * 1e12:.0f}: keys are "
+        "read and compared as bits, and values of 12 % of the entries are read and multiplied at all. "
+        "Clocks, wires and leakage, which the source's figure may include, are left out",
+        f"{_how(had)}; {_MODEL} with {_LOAD.output} tokens out, predicted: attention takes "
+        f"{seconds[0] * 1e3:.0f} ms on standard-attention and {seconds[1] * 1e3:.0f} ms on had",
     )
+
+
+def _how(had: Had) -> str:
+    f = had.figures
+    return f"counted: units and memories at {f.node:g} nm, a head of {f.dim}, {f.kept} entries of {f.context}"
+
+
+def _attention_seconds(device: str, techniques: list[str]) -> float:
+    engine = predicted_engine(_MODEL, device, techniques, _LOAD)
+    predicted_seconds(engine, _LOAD)
+    totals = engine.device.totals
+    return totals["attention"].seconds

@@ -67,11 +67,10 @@ def stream_seconds(dram: Dram, stream: MacStream) -> float:
     if stream.outputs == 0:
         return 0.0
     rows = stream.rows(width)
-    slots = stream.macs + stream.reads - stream.hidden_reads(width)
-    per_row = slots / rows
+    per_row = (stream.macs * t.ccd_mac + (stream.reads - stream.hidden_reads(width)) * t.ccd) / rows
 
     def row(opening: float) -> float:
-        return max(max(opening + (per_row - 1.0) * t.ccd + t.rtp, t.ras) + t.rp, t.rc)
+        return max(max(opening + per_row - t.ccd_mac + t.rtp, t.ras) + t.rp, t.rc)
 
     seconds = row(max(t.rcd_mac, stream.fill * t.ccd)) + (rows - 1) * row(t.rcd_mac)
     return seconds * t.refresh_factor

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+from twofold.devices.parts.work import NOTHING, Work
+
 NS = 1e-9
 
 
@@ -54,8 +56,9 @@ class DramTiming:
     """Least distances between commands, in seconds, under their JEDEC names.
 
     rcd_*: activate to read, write or in-bank multiply; rp: precharge to activate; ras: activate to precharge;
-    rc: activate to activate of one bank; ccd: column to column, also the time of one column on the bus; rtp:
-    read to precharge; wr: end of write data to precharge; cl, cwl: read and write latency; rrd: activate to
+    rc: activate to activate of one bank; ccd: column to column of different bank groups, also the time of one
+    column on the bus; ccd_mac: one in-bank multiply to the next, in all bank groups at once; rtp: read to
+    precharge; wr: end of write data to precharge; cl, cwl: read and write latency; rrd: activate to
     activate of another bank; faw: window of four activates; rfc: one refresh; refi: interval between
     refreshes.
     """
@@ -67,6 +70,7 @@ class DramTiming:
     ras: float
     rc: float
     ccd: float
+    ccd_mac: float
     rtp: float
     wr: float
     cl: float
@@ -159,7 +163,7 @@ class Dram:
     @property
     def bank_bandwidth(self) -> float:
         """Bytes per second that all banks together deliver to arithmetic beside them, rows being open."""
-        return self.shape.all_banks * self.shape.column_bytes / self.timing.ccd
+        return self.shape.all_banks * self.shape.column_bytes / self.timing.ccd_mac
 
     @property
     def bus_bandwidth(self) -> float:
@@ -208,6 +212,42 @@ class Dram:
         return DramWork(
             seconds * t.refresh_factor, activates=writes, writes=writes, bus_bytes=writes * s.column_bytes
         )
+
+    def stream(self, nbytes: float) -> Work:
+        """Read `nbytes` that lie evenly over all channels, whole rows of one bank after the other, over the
+        pins."""
+        return self._stream(nbytes, self.timing.rcd_read + self.timing.cl, self.read_cycle, self.energy.read)
+
+    def store(self, nbytes: float) -> Work:
+        """Write `nbytes`, laid out as `stream` reads them."""
+        t = self.timing
+        return self._stream(nbytes, t.rcd_write + t.cwl, self.write_cycle, self.energy.write)
+
+    @property
+    def read_cycle(self) -> float:
+        """Seconds from opening a row of a bank to opening its next one, all columns being read."""
+        t = self.timing
+        opened = t.rcd_read + (self.shape.columns - 1) * t.ccd + t.rtp
+        return max(max(t.ras, opened) + t.rp, t.rc)
+
+    @property
+    def write_cycle(self) -> float:
+        """Seconds from opening a row of a bank to opening its next one, all columns being written."""
+        t = self.timing
+        opened = t.rcd_write + t.cwl + self.shape.columns * t.ccd + t.wr
+        return max(max(t.ras, opened) + t.rp, t.rc)
+
+    def _stream(self, nbytes: float, latency: float, cycle: float, column_joules: float) -> Work:
+        """Rows of other banks open while one is accessed: a channel's pace is that of its columns, of its
+        activates, or of its banks' cycles, whichever is slowest."""
+        if not nbytes > 0:
+            return NOTHING
+        s, t, e = self.shape, self.timing, self.energy
+        row = max(s.columns * t.ccd, t.rrd, t.faw / 4, cycle / s.banks)
+        columns = max(nbytes / s.column_bytes, 1.0)
+        seconds = (latency + max(columns / s.channels, 1.0) * row / s.columns) * t.refresh_factor
+        joules = columns * (column_joules + s.column_bytes * e.bus + e.activate / s.columns)
+        return Work.of("dram", seconds, joules + seconds * s.channels * (e.active - e.standby))
 
     def joules(self, work: DramWork) -> float:
         """Energy of `work` beyond standby with closed rows, which burns whether or not there is work."""

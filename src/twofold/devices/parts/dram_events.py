@@ -63,7 +63,7 @@ class ChannelSimulator:
         self.now = max(self.now, started)
         started = self.now
         filled = started + stream.fill * t.ccd
-        column = started - t.ccd
+        free = started
         self.counts["WRGB"] = self.counts.get("WRGB", 0) + stream.fill
         last_read = started
         for row in _row_contents(stream, width):
@@ -75,16 +75,50 @@ class ChannelSimulator:
             self._issue("ACT", activated, self.dram.shape.banks)
             mac = activated
             for ends_output in row:
-                mac = self._issue("MAC", max(activated + t.rcd_mac, column + t.ccd, filled))
-                column = mac
+                mac = self._issue("MAC", max(activated + t.rcd_mac, free, filled))
+                free = mac + t.ccd_mac
                 if ends_output:
-                    column = last_read = self._issue("RDMAC", column + t.ccd)
+                    last_read = self._issue("RDMAC", free)
+                    free = last_read + t.ccd
             precharge = max(activated + t.ras, mac + t.rtp)
             for each in self._banks:
                 each.activated = activated
                 each.precharged = precharge + t.rp
         self.now = max(self.now, self._banks[0].precharged, last_read + t.ccd)
         return self.now - started
+
+    def stream(self, columns: int, *, write: bool = False) -> float:
+        """Read or write `columns` one after the other, a row of each bank in turn, rows being opened as early
+        as possible; returns seconds until the last data."""
+        t, width = self.dram.timing, self.dram.shape.columns
+        name = "WR" if write else "RD"
+        opening, latency = (t.rcd_write, t.cwl) if write else (t.rcd_read, t.cl)
+        started = self.now = max(self.now, self._refresh_if_due())
+        for row, first in enumerate(range(0, columns, width)):
+            bank = self._banks[row % len(self._banks)]
+            earliest = started
+            if self.now >= self._next_refresh:
+                earliest = self._refresh_if_due()
+            activated = self._activate(bank, earliest)
+            for _ in range(min(width, columns - first)):
+                self._column = self._issue(name, max(activated + opening, self._column + t.ccd))
+            closing = t.cwl + t.ccd + t.wr if write else t.rtp
+            bank.precharged = max(activated + t.ras, self._column + closing) + t.rp
+        return self._column + latency + t.ccd - started
+
+    def _activate(self, bank: _Bank, earliest: float) -> float:
+        """Open a row of `bank` as early as its cycle and the channel's rate of activates allow."""
+        t = self.dram.timing
+        when = max(bank.precharged, earliest)
+        if bank.activated >= 0:
+            when = max(when, bank.activated + t.rc)
+        if self._activates:
+            when = max(when, self._activates[-1] + t.rrd)
+        if len(self._activates) >= 4:
+            when = max(when, self._activates[-4] + t.faw)
+        self._activates.append(self._issue("ACT", when))
+        bank.activated = when
+        return when
 
     def scatter(self, per_bank: int) -> float:
         """Write `per_bank` columns to every bank, each to a new row; returns seconds until all banks are
@@ -93,17 +127,9 @@ class ChannelSimulator:
         started = self.now = max(self.now, self._refresh_if_due())
         for _ in range(per_bank):
             for bank in self._banks:
-                when = max(bank.precharged, started)
-                if bank.activated >= 0:
-                    when = max(when, bank.activated + t.rc)
-                if self._activates:
-                    when = max(when, self._activates[-1] + t.rrd)
-                if len(self._activates) >= 4:
-                    when = max(when, self._activates[-4] + t.faw)
-                self._activates.append(self._issue("ACT", when))
+                when = self._activate(bank, started)
                 write = max(when + t.rcd_write, self._column + t.ccd)
                 self._column = self._issue("WR", write)
-                bank.activated = when
                 bank.precharged = max(when + t.ras, write + t.cwl + t.ccd + t.wr) + t.rp
         self.now = max(b.precharged for b in self._banks)
         return self.now - started

@@ -2,10 +2,11 @@
 
 For C[m, n] = A[m, k] B[k, n]. One operand stays in the processing elements while the others pass by: the
 weights B (ws), the inputs A (is) or the outputs C (os). The array takes a tile of what stays, then as many
-cycles as the third dimension is long; filling and draining the skewed wavefronts adds rows and columns
-(Samajdar et al., "A systematic methodology for characterizing scalability of DNN accelerators using
-SCALE-Sim", ISPASS 2020). `systolic_events` plays small products element by element; the tests hold these
-formulas to it.
+cycles as the third dimension is long; filling and draining the skewed wavefronts adds rows and columns.
+Without double buffering a tile takes 2 rows + columns + past - 2 cycles (Samajdar et al., "A systematic
+methodology for characterizing scalability of DNN accelerators using SCALE-Sim", ISPASS 2020, equation 3;
+SCALE-Sim v2's weight-stationary array counts the same). `systolic_events` plays small products element by
+element; the tests hold these formulas to it.
 """
 
 from __future__ import annotations
@@ -46,11 +47,10 @@ class Run(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SystolicArray:
-    """`rows` x `columns` processing elements at `hertz`, `arrays` of them that share products by columns of
-    the result or, where there is one column only, by its rows.
+    """`rows` x `columns` processing elements at `hertz`, `arrays` of them that share the tiles of a product.
 
     joules: of a multiply-accumulate with its registers; double_buffered: whether the next tile of what stays
-    is loaded while this one computes.
+    is loaded (the results of `os`: whether they leave) while this one computes.
     """
 
     rows: int
@@ -83,10 +83,11 @@ class SystolicArray:
         tiles_down, tiles_across = -(-down // self.rows), -(-across // self.columns)
         tiles = tiles_down * tiles_across * times
         most = -(-tiles // self.arrays)  # of the busiest array
-        fill = self.rows + self.columns - 2
-        # What stays is loaded before a tile, or the results of `os` leave after it: a cycle for each row.
-        each, once = (max(past, self.rows), self.rows) if self.double_buffered else (past + self.rows, 0)
-        cycles = most * each + once + fill
+        # Of one tile: what stays is loaded, or the results of `os` leave, a row in a cycle; wavefronts pass.
+        alone = self.rows + past + self.rows + self.columns - 2
+        # A new tile can follow when the one before has passed, and all rows of the next are loaded.
+        next_after = max(past, self.rows) if self.double_buffered else alone
+        cycles = alone + (most - 1) * next_after
         slots = cycles * self.rows * self.columns * self.arrays
         again_a, again_b, passes = self._passes(tiles_down, tiles_across)
         outputs = m * n * times

@@ -51,6 +51,8 @@ NOTHING = Work()
 PARTS: dict[str, str] = {
     "array": "compute",  # systolic arrays, processing elements, DSPs, a GPU's matrix units
     "vector": "compute",
+    "top-k": "compute",  # engines that select the largest
+    "attention": "compute",  # units that do nothing else
     "logic-die": "compute",  # units on the logic die of an HBM stack
     "in-flash": "compute",
     "in-bank": "memory",  # units in DRAM banks: their time is that of rows and columns

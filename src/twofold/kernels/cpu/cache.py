@@ -14,7 +14,8 @@ import torch
 from twofold.kernels.cpu import extension
 from twofold.kernels.cpu.cache_formats import EntryFormat, Parts, entry_format
 from twofold.kernels.cpu.context import CpuContext
-from twofold.models.cache import CacheLayer, CacheSize, Heads, reserve
+from twofold.models.cache import CacheLayer, CacheSize, Heads
+from twofold.models.cache_memory import reserve
 from twofold.models.step import StepInput
 from twofold.ops.attention import Attention
 

@@ -14,17 +14,13 @@ from twofold.kernels.cpu import extension
 from twofold.kernels.cpu.cache import MAX_DIM, by_token
 from twofold.kernels.cpu.context import CpuContext
 from twofold.kernels.registry import cpu, reference
-from twofold.models.cache import CacheLayer, CacheSize, Heads, reserve
+from twofold.models.cache import CacheLayer, CacheSize, Heads
+from twofold.models.cache_memory import reserve
 from twofold.models.step import StepInput
 from twofold.ops.attention import Attention
+from twofold.ops.signs import HammingAttention, SignWrite
 from twofold.techniques.attention.had_layout import HadLayout
-from twofold.techniques.attention.hamming import (
-    HammingAttention,
-    SignMap,
-    SignWrite,
-    attend_signs,
-    signs_of,
-)
+from twofold.techniques.attention.hamming import SignMap, attend_signs, signs_of
 
 VALUE_BYTES = 2
 """Of a stored element of a value: float16, or bfloat16 in models of that."""

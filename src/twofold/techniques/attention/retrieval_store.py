@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import torch
 
-from twofold.models.cache import CacheLayer, CacheSize, Heads, reserve
+from twofold.models.cache import CacheLayer, CacheSize, Heads
+from twofold.models.cache_memory import reserve
 from twofold.models.step import StepInput
 from twofold.models.weights import TORCH_DTYPES
 from twofold.techniques.attention.key_graph import KeyGraph

@@ -19,7 +19,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from twofold.models.cache import CacheLayer, DenseCache, Heads
+from twofold.models.cache import CacheLayer, Heads
+from twofold.models.dense_cache import DenseCache
 from twofold.models.spec import ModelSpec
 from twofold.techniques.attention.retrieval_cache import RetrievalCache
 from twofold.techniques.attention.retrieval_layout import Layout

@@ -10,19 +10,20 @@ from typing import Any
 import torch
 
 from twofold.devices.base import Device
-from twofold.models.cache import CacheLayer, CacheSize, Heads, reserve
+from twofold.models.cache import CacheLayer, CacheSize, Heads
+from twofold.models.cache_memory import reserve
 from twofold.models.step import StepInput
 from twofold.ops.attention import Span, total_spans
-from twofold.techniques.attention.spatten_cascade import Cascade
-from twofold.techniques.attention.spatten_codes import halves, joined, quantise
-from twofold.techniques.attention.spatten_ops import (
+from twofold.ops.pruned_attention import (
     PrunedAttention,
     RankedAttention,
     ScoreUpper,
     ScoreWhole,
     WeighValues,
-    Work,
 )
+from twofold.techniques.attention.spatten_cascade import Cascade
+from twofold.techniques.attention.spatten_codes import halves, joined, quantise
+from twofold.techniques.attention.spatten_ops import Work
 
 SCALE_BYTES = 2
 """Of the scale of a head's key, and of its value."""
@@ -98,8 +99,9 @@ class SpattenCache(CacheLayer):
         scores: int,
         width: int,
         elements: float,
+        alive: int,
     ) -> PrunedAttention:
-        """One part of attention; elements: of the cache, that are widened."""
+        """One part of attention; elements: of the cache, that are widened; alive: heads left."""
         h = self.heads
         return kind(
             total_spans(spans),
@@ -114,6 +116,7 @@ class SpattenCache(CacheLayer):
             format=self.stored_as,
             scores=scores,
             width=width,
+            alive=alive,
         )
 
     # --- the step
@@ -180,6 +183,7 @@ class SpattenCache(CacheLayer):
             scores,
             h.head_dim,
             entries * h.head_dim,
+            heads,
         )
         unsure = device.execute(op, q, self, step, work, cascade.threshold)
         if q is None:
@@ -188,7 +192,9 @@ class SpattenCache(CacheLayer):
         else:
             again, lower = self._again(work)
         if unsure:
-            op = self._part(ScoreWhole, left, lower * self._half_bytes, again, h.head_dim, lower * h.head_dim)
+            op = self._part(
+                ScoreWhole, left, lower * self._half_bytes, again, h.head_dim, lower * h.head_dim, heads
+            )
             device.execute(op, q, self, step, work)
 
         most = [cascade.num_values(n) for n in counts]
@@ -197,7 +203,9 @@ class SpattenCache(CacheLayer):
             for n, s, m, kv in zip(counts, spans, most, kv_heads, strict=True)
         )
         weighed = sum(s.queries * m for s, m in zip(spans, most, strict=True)) * heads
-        op = self._part(WeighValues, left, values * self._value_bytes, weighed, h.v_dim, values * h.v_dim)
+        op = self._part(
+            WeighValues, left, values * self._value_bytes, weighed, h.v_dim, values * h.v_dim, heads
+        )
         device.execute(op, q, self, step, work, most, out)
         counters = cascade.counters
         counters["entries_read"] += sum(counts)

@@ -1,4 +1,4 @@
-"""The ops of attention with cascade pruning and progressive quantisation.
+"""Kernels of attention with cascade pruning and progressive quantisation.
 
 Shape letters: Q queries of a sequence, n entries that are not pruned, a heads that are not, m entries
 whose values are read, K KV heads, D head dimension.
@@ -12,54 +12,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from twofold.kernels.registry import reference
-from twofold.ops.attention import QUERY_TILE, Attention
-from twofold.ops.base import Cost, Traffic
+from twofold.ops.attention import QUERY_TILE
+from twofold.ops.pruned_attention import RankedAttention, ScoreUpper, ScoreWhole, WeighValues
 
 if TYPE_CHECKING:
     from twofold.models.step import StepInput
     from twofold.techniques.attention.spatten_cache import SpattenCache
-
-
-@dataclass(frozen=True, slots=True)
-class RankedAttention(Attention):
-    """Attention over everything that also adds up what each entry is given."""
-
-
-@dataclass(frozen=True, slots=True)
-class PrunedAttention(Attention):
-    """A part of attention over what was not pruned. scores: of a query, a head and an entry, that are
-    computed; width: elements of each product."""
-
-    scores: int = 0
-    width: int = 0
-
-    def cost(self) -> Cost:
-        """2 FLOP per score and element; about 5 per score for the softmax and what follows it."""
-        moved = self.totals.queries * self.heads * self.width * self.act_bytes
-        return Cost(
-            flop=2.0 * self.scores * self.width,
-            vector_flop=5.0 * self.scores + self.widen_flop,
-            precision=self.compute,
-            traffic=(Traffic("cache", self.cache_bytes, 0, self.space), Traffic("activations", moved)),
-        )
-
-
-class ScoreUpper(PrunedAttention):
-    """Attention weights from the upper bits of keys."""
-
-    __slots__ = ()
-
-
-class ScoreWhole(PrunedAttention):
-    """Attention weights from all bits of keys, where the upper ones left no entry that stands out."""
-
-    __slots__ = ()
-
-
-class WeighValues(PrunedAttention):
-    """Values of the entries with the greatest weights, added up."""
-
-    __slots__ = ()
 
 
 @dataclass(slots=True)

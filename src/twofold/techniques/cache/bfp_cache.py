@@ -11,7 +11,8 @@ from collections.abc import Iterator
 import torch
 
 from twofold.devices.base import Device
-from twofold.models.cache import CacheLayer, CacheSize, Heads, reserve
+from twofold.models.cache import CacheLayer, CacheSize, Heads
+from twofold.models.cache_memory import reserve
 from twofold.models.step import StepInput
 from twofold.techniques.cache.block_floats import PACK_FLOP, WIDEN_FLOP, Blocks, decode, encode
 

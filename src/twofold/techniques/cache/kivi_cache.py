@@ -18,7 +18,8 @@ import torch
 from twofold.kernels.cpu import extension
 from twofold.kernels.cpu.cache import BLOCK_MULTIPLE, attend_paged, by_token, unfit
 from twofold.kernels.cpu.context import CpuContext
-from twofold.models.cache import CacheLayer, CacheSize, Heads, reserve
+from twofold.models.cache import CacheLayer, CacheSize, Heads
+from twofold.models.cache_memory import reserve
 from twofold.models.step import StepInput, flat_slots
 from twofold.models.weights import TORCH_DTYPES
 from twofold.ops.attention import Attention

@@ -61,8 +61,8 @@ class ZipScheme:
 @dataclass(frozen=True)
 class ZipVL(Technique):
     """tau: share of the attention that important tokens hold. probes: newest queries that show it, and as
-    many others; shorter prompts are left alone. high_share: of all entries of all layers, those that the
-    pool has further bits for."""
+    many others; shorter prompts are left alone (both defaults second-hand). high_share: of all entries of all
+    layers, those that the pool has further bits for."""
 
     tau: float = 0.975
     probes: int = 64

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 import torch
 
 from twofold.devices.base import Device
-from twofold.models.cache import CacheLayer, CacheSize, Heads, reserve
+from twofold.models.cache import CacheLayer, CacheSize, Heads
+from twofold.models.cache_memory import reserve
 from twofold.models.step import StepInput
 from twofold.ops.attention import Attention, CacheWrite, Span, total_spans
 from twofold.techniques.cache.groups import SCALE_BYTES

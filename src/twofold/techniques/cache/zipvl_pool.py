@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 import torch
 
-from twofold.models.cache import reserve
+from twofold.models.cache_memory import reserve
 
 
 class Pool:

@@ -4,7 +4,8 @@ Source: "FastSwitch: Optimizing Context Switching Efficiency in Fairness-aware L
 arXiv:2411.18424. Caches lie in groups of contiguous blocks, so that a preempted request is few large copies
 (`engine.block_groups`); copies go on beside the computation, and what they touch is not used before they are
 done; copies of full blocks stay in host memory when a request comes back, so that the next time only newer
-blocks go out (`engine.blocks`). `fair_order` holds the priorities. Differs: copies are waited for at the end
+blocks go out (`engine.blocks`), and when it ends, so that the next turn of a conversation need not compute
+them (`engine.turn_blocks`). `fair_order` holds the priorities. Differs: copies are waited for at the end
 of the step that they overlap, where the source lets long ones go on over several.
 """
 

@@ -1,0 +1,53 @@
+"""A small core with a memory of its own that multiplies what it fetches: one of many on a mesh."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from twofold.devices.parts.energy import Process
+
+ELEMENT = 2
+"""Bytes of a 16-bit number."""
+PER_MAC = 3 * ELEMENT
+"""Bytes that a multiply-accumulate reads and writes: two operands and the sum."""
+
+
+@dataclass(frozen=True, slots=True)
+class Core:
+    """nbytes: of its memory; operand_bytes: of each of the two operands that it fetches in a cycle, which it
+    multiplies as numbers of 16 bits; process: for its energies."""
+
+    nbytes: int
+    operand_bytes: int
+    process: Process = field(default_factory=lambda: Process(7))
+
+    def __post_init__(self) -> None:
+        if self.nbytes < 1 or self.operand_bytes < ELEMENT:
+            raise ValueError(
+                f"core: a memory and operands of {ELEMENT} bytes at least are needed, not {self.nbytes} and "
+                f"{self.operand_bytes} bytes"
+            )
+
+    @property
+    def lanes(self) -> int:
+        """Multiply-accumulates per cycle."""
+        return self.operand_bytes // ELEMENT
+
+    @property
+    def flop_joules(self) -> float:
+        """Of a FLOP, without memory."""
+        return self.process.mac("fp16", "fp16") / 2
+
+    @property
+    def byte_joules(self) -> float:
+        """Of a byte read from or written to its memory."""
+        return self.process.sram_byte(self.nbytes)
+
+    @property
+    def mac_joules(self) -> float:
+        """Of a multiply-accumulate with its reads and its write."""
+        return 2 * self.flop_joules + PER_MAC * self.byte_joules
+
+    def cycles(self, operations: int) -> int:
+        """Of so many operations."""
+        return -(-operations // self.lanes)

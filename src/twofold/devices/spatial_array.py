@@ -1,0 +1,265 @@
+"""The base of machines that are a large 2D array of multiply-accumulate elements beside a 1D array, a buffer
+and a DRAM, as in a TPU.
+
+What the machines of this family differ in is how they map attention onto both arrays: `attention_work`. Dense
+products go to the 2D array, by whichever operand is best kept in place (its elements take any dataflow); the
+1D array does what touches each activation a few times. Activations stay in the buffer while it holds them.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass, field, fields
+from typing import ClassVar, NamedTuple
+
+from twofold.devices.machine import Machine, Peaks
+from twofold.devices.parts.arithmetic import arithmetic_of
+from twofold.devices.parts.energy import Process
+from twofold.devices.parts.systolic import Dataflow, Product, SystolicArray
+from twofold.devices.parts.vector_unit import VectorUnit
+from twofold.devices.parts.work import NOTHING, Work
+from twofold.ops import Attention, CacheWrite, Embedding, Gather, Linear, Op
+from twofold.ops.base import Precision
+
+ELEMENT = 2  # bytes of a number
+FORMATS = ("bf16", "f16")  # of weights that need no widening
+DATAFLOWS: tuple[Dataflow, ...] = ("ws", "is", "os")
+PJ = 1e-12
+
+
+@dataclass(frozen=True, slots=True)
+class Joules:
+    """Of one operation on 16-bit floats, of reading and writing the registers of an element of either array,
+    and of a byte of the DRAM."""
+
+    mac: float = 17.1645 * PJ
+    add: float = 8.3395 * PJ
+    max: float = 0.028036 * PJ
+    exp: float = 94.6475 * PJ
+    divide: float = 36.251153 * PJ
+    registers: float = (0.291512 + 0.225259) * PJ
+    lane_registers: float = (0.385026 + 0.336188) * PJ
+    dram_byte: float = 249.6 / 8 * PJ
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            if not getattr(self, each.name) >= 0:
+                raise ValueError(
+                    f"joules: {each.name} must not be negative, not {getattr(self, each.name)!r}"
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class SpatialFigures:
+    """rows, columns: of the 2D array; lanes: of the 1D array; node: nanometres, for the energy of the buffer;
+    memory_bytes, bandwidth (bytes/s): of the DRAM."""
+
+    rows: int = 256
+    columns: int = 256
+    lanes: int = 256
+    hertz: float = 940e6
+    node: float = 45
+    buffer_bytes: int = 32 << 20
+    memory_bytes: int = 32 << 30
+    bandwidth: float = 400 * 2**30
+    joules: Joules = field(default_factory=Joules)
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            if each.name != "joules" and not getattr(self, each.name) > 0:
+                raise ValueError(f"array: {each.name} must be positive, not {getattr(self, each.name)!r}")
+
+
+ARTIFACT = "github.com/FPSG-UIUC/micro24-fusemax-artifact, workspace/"
+SOURCES = {
+    "rows, columns, lanes, hertz": "arXiv:2406.10491, section VI-A: FLAT's cloud configuration",
+    "node": "arXiv:2406.10491, section VI-A: modelled at 45 nm",
+    "buffer_bytes": ARTIFACT + "src/accel/flat.py: 32 MiB",
+    "bandwidth": ARTIFACT + "src/accel/cascade.py: 400 GiB/s",
+    "memory_bytes": "assumption: as TPU v3, on whose parameters the source builds; it models no capacity",
+    "joules": ARTIFACT + "inputs/yamls/area_energy/outputs-{1d,2d}-flat/ERT.yaml (Accelergy, 45 nm)",
+    "joules.registers, joules.lane_registers": ARTIFACT
+    + "inputs/yamls/area_energy/outputs-{1d,2d}-flat/ERT.yaml; assumption: one read and one write for each "
+    "operation",
+    "joules.dram_byte": ARTIFACT + "inputs/yamls/area_energy/outputs-2d-flat/ERT.yaml: 249.6 pJ for 64 bits",
+}
+"""Where the figures of `SpatialFigures` come from."""
+
+
+class Scores(NamedTuple):
+    """The scores of a batch, cut into tiles of the 2D array: queries that share keys (all heads of a group)
+    across its columns, keys along its rows.
+
+    num: scores of all heads; queries: query rows of all heads; blocks: tiles of queries of all heads; tiles:
+    of the array; keys: of a query, on average; rows: queries that share keys, of one sequence and kv head;
+    stored: bytes of the keys and values; width: elements of a key and a value.
+    """
+
+    num: int
+    queries: int
+    blocks: int
+    tiles: int
+    keys: float
+    rows: float
+    stored: float
+    width: int
+
+    def read(self, blocks: float) -> float:
+        """Bytes of keys and values read where each sequence's queries are taken in `blocks`, each of which
+        reads what it sees; all are read once at least."""
+        seen = self.keys * self.queries / self.rows * self.width * ELEMENT
+        return max(self.stored, seen * blocks)
+
+
+class SpatialArray(Machine):
+    """A 2D and a 1D array that share a buffer."""
+
+    kind = "spatial"
+    precisions: ClassVar[tuple[Precision, ...]] = ("bf16", "fp16")
+    sources = SOURCES
+    more: ClassVar[tuple[str, ...]] = ("hertz", "lanes", "bandwidth")
+
+    figures: SpatialFigures
+
+    def __init__(self, figures: SpatialFigures | None = None, *, tp: int = 1) -> None:
+        f = figures or SpatialFigures()
+        self.arrays = [
+            SystolicArray(f.rows, f.columns, f.hertz, f.joules.mac + f.joules.registers, dataflow)
+            for dataflow in DATAFLOWS
+        ]
+        self.lanes = VectorUnit(
+            f.lanes,
+            f.lanes,
+            f.hertz,
+            1,
+            f.joules.mac + f.joules.lane_registers,
+            f.joules.add + f.joules.lane_registers,
+        )
+        self.buffer_byte = Process(f.node).sram_byte(f.buffer_bytes)
+        # The source counts no power beside that of operations and accesses.
+        super().__init__(f, memory=f.memory_bytes, idle_watts=0.0, tp=tp)
+
+    def peaks(self) -> Peaks:
+        """Weights and cache stream from the DRAM; the 2D array multiplies."""
+        f = self.figures
+        rate = self.arrays[0].macs_per_second * 2
+        return Peaks(f.bandwidth, dict.fromkeys(self.precisions, rate), f.joules.dram_byte, f.joules.mac / 2)
+
+    # --- attention ---
+
+    @abstractmethod
+    def attention_work(self, op: Attention, alone: Scores | None, many: Scores | None) -> Work:
+        """Attention of queries that are `alone` in their sequences (decode), and of those that are not."""
+
+    def attention(self, op: Attention) -> Work:
+        """By the machine's mapping."""
+        self.check_precision(op)
+        if type(op) is not Attention or op.widen_flop or op.space != "device":
+            raise self.refusal(
+                op, "it multiplies the whole cache as 16-bit numbers; keep a dense cache in device memory"
+            )
+        t = op.totals
+        several = t.pairs - t.single_keys, t.keys - t.single_keys
+        return self.attention_work(
+            op,
+            self._scores(op, t.singles, t.singles, t.single_keys, t.single_keys),
+            self._scores(op, t.num_seqs - t.singles, t.queries - t.singles, *several),
+        )
+
+    def _scores(self, op: Attention, seqs: int, queries: int, pairs: int, stored: int) -> Scores | None:
+        """Tiles of sequences that are all of average length."""
+        if not queries:
+            return None
+        f, group = self.figures, op.heads // op.kv_heads
+        rows = queries / seqs * group
+        keys = pairs / queries
+        blocks = ceil(rows / f.columns) * seqs * op.kv_heads
+        return Scores(
+            num=pairs * op.heads,
+            queries=queries * op.heads,
+            blocks=blocks,
+            tiles=blocks * ceil(keys / f.rows),
+            keys=keys,
+            rows=rows,
+            stored=op.cache_bytes * stored / op.totals.keys,
+            width=op.head_dim + op.v_dim,
+        )
+
+    def stream(self, scores: Scores, nbytes: float) -> Work:
+        """`nbytes` to and from the DRAM, and queries and results where the buffer does not hold them."""
+        around = scores.queries * scores.width * ELEMENT
+        return self.dram(nbytes + (around if around > self.figures.buffer_bytes else 0.0))
+
+    # --- other ops ---
+
+    def linear(self, op: Linear) -> Work:
+        """On the 2D array, weights streaming in."""
+        self.check_precision(op)
+        if type(op) is not Linear or op.format not in FORMATS or op.space != "device":
+            raise self.refusal(
+                op,
+                f"it multiplies dense 16-bit weights from its own DRAM, not {op.format} in {op.space} "
+                "memory; store the weights as bf16 or f16",
+            )
+        product = Product(op.tokens, op.depth, op.out_features // op.groups, op.groups)
+        array = min(self.arrays, key=lambda each: each.run(product).cycles)
+        run = array.run(product)
+        moved = (run.read_a + run.read_b + run.sums_written + run.sums_read) * ELEMENT
+        return array.work(product).beside(self.buffer(moved)).beside(self.dram(self._streamed(op)))
+
+    def _streamed(self, op: Linear) -> float:
+        """Bytes to and from the DRAM: weights, and activations that the buffer does not hold beside them, by
+        the better of both orders of loops."""
+        half = self.figures.buffer_bytes / 2
+        inputs = op.tokens * op.in_features * ELEMENT
+        outputs = op.tokens * op.out_features * ELEMENT
+        written = outputs if outputs > half else 0
+        if inputs <= half:
+            return op.weight_bytes + written
+        rounds = ceil(op.weight_bytes / half), ceil(inputs / half)
+        return written + min(op.weight_bytes + inputs * rounds[0], inputs + op.weight_bytes * rounds[1])
+
+    def cache_write(self, op: CacheWrite) -> Work:
+        """Into the DRAM."""
+        if op.pack_flop or op.space != "device":
+            raise self.refusal(op, "it stores keys and values as 16-bit numbers; keep a dense cache")
+        return self.dram(op.cache_bytes)
+
+    def embedding(self, op: Embedding) -> Work:
+        """Rows from the DRAM, and their sum."""
+        rows = self.dram(op.tokens * op.row_bytes * op.tables)
+        return rows.then(self.elementwise(op)) if op.tables > 1 else rows
+
+    def elementwise(self, op: Op) -> Work:
+        """On the 1D array."""
+        if isinstance(op, Gather):
+            return NOTHING
+        arithmetic = arithmetic_of(op)
+        assert arithmetic is not None
+        moved = op.cost().bytes_moved
+        spilled = moved if moved > self.figures.buffer_bytes else 0.0
+        return self.lanes.run(arithmetic).beside(self.buffer(moved)).beside(self.dram(spilled))
+
+    # --- parts ---
+
+    def array(self, cycles: float, joules: float) -> Work:
+        """Of the 2D array."""
+        return Work.of("array", cycles / self.figures.hertz, joules)
+
+    def vector(self, cycles: float, joules: float) -> Work:
+        """Of the 1D array."""
+        return Work.of("vector", cycles / self.figures.hertz, joules)
+
+    def buffer(self, nbytes: float) -> Work:
+        """Bytes through the buffer, which keeps up with the arrays."""
+        return Work.of("sram", 0.0, nbytes * self.buffer_byte)
+
+    def dram(self, nbytes: float) -> Work:
+        """Bytes to or from the DRAM."""
+        f = self.figures
+        return Work.of("dram", nbytes / f.bandwidth, nbytes * f.joules.dram_byte)
+
+
+def ceil(value: float) -> int:
+    """Tiles that hold it, at least one; what is off by rounding is none."""
+    return max(1, -int(-(value - 1e-9) // 1))
