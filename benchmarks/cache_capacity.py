@@ -2,7 +2,7 @@
 prints a table.
 
     python benchmarks/cache_capacity.py [--model smollm2-135m] [--prompt 2000] [--output 128] [--plain 4]
-                                        [--requests 24] [--runs 3] [--threads 2] [--json]
+                                        [--requests 16] [--runs 3] [--threads 2] [--json]
                                         [--techniques kivi:bits=2 snapkv:max_capacity_prompt=512/int8 …]
 
 Every engine has the same memory (`engine.memory`): what the plain one needs for `--plain` requests at their
@@ -104,7 +104,7 @@ def load(
 
 def memory_of(args: argparse.Namespace, checkpoint: Checkpoint) -> int:
     """Bytes that the plain engine needs for `--plain` requests at their full length."""
-    with closing(load(args, checkpoint, "", None, args.plain)) as engine:
+    with closing(load(args, checkpoint, "", None, args.requests)) as engine:
         need = engine.scheduler.blocks.blocks_for(args.prompt + args.output) * args.plain
         plan = engine.memory
         return plan.weights + plan.activations + int(need * SLACK + 1) * plan.block_bytes
@@ -198,7 +198,7 @@ def main() -> None:
     parser.add_argument("--prompt", type=int, default=2000)
     parser.add_argument("--output", type=int, default=128)
     parser.add_argument("--plain", type=int, default=4)
-    parser.add_argument("--requests", type=int, default=24)
+    parser.add_argument("--requests", type=int, default=16)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--techniques", nargs="*", default=TECHNIQUES)
     parser.add_argument("--threads", type=int, default=default_threads())

@@ -56,6 +56,7 @@ USES: dict[str, dict[str, Any]] = {
     "lut-gemm": {"q": 3, "g": 32},
     "minference": {"vertical_size": 2, "slash_size": 14, "last_q": 8, "block_size": 16},
     "olive": {},
+    "on-die-ecc": {"error_rate": 1e-3},
     "retrievalattention": {
         "initial": 4,
         "recent": 32,

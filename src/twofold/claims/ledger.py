@@ -9,8 +9,9 @@ from __future__ import annotations
 import importlib
 import inspect
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 from rich.console import RenderableType
@@ -85,13 +86,22 @@ def resolve(system: str, claim: Claim) -> Outcome:
 
 
 def build_ledger(systems: Iterable[Claims], run_setup: RunSetup = resolve) -> list[LedgerRow]:
-    """One row per claim, in the order given, the claims of a system together.
+    """One row per claim, in the order given, the claims of a system together. Where a system claims the same
+    figure against several baselines, a row's figure names its own.
 
     run_setup: takes the system's name and the claim, and runs the claim's setup. What a user could cause
     (ValueError, OSError: a model that is not downloaded, a plan that does not fit) becomes a row that says
     so; anything else is a bug and propagates.
     """
-    return [_row(group, claim, run_setup) for group in systems for claim in group.claims]
+    rows = []
+    for group in systems:
+        figures = Counter(claim.figure for claim in group.claims)
+        for claim in group.claims:
+            row = _row(group, claim, run_setup)
+            if figures[claim.figure] > 1 and claim.baseline not in ("", "none"):
+                row = replace(row, figure=f"{claim.figure}, against {claim.baseline}")
+            rows.append(row)
+    return rows
 
 
 def judge(claimed: tuple[float, float], ours: tuple[float, float], unit: str) -> tuple[Verdict, float | None]:

@@ -96,9 +96,10 @@ def _setup(name: str) -> ModuleType | None:
 
 
 def _about(cls: type[Machine]) -> str:
-    """The first paragraph of the file's docstring after its title line."""
+    """What the machine's file says of it: paragraphs on one line each, lists as they are."""
     paragraphs = (sys.modules[cls.__module__].__doc__ or "").strip().split("\n\n")
-    return "\n\n".join(" ".join(each.split()) for each in paragraphs)
+    joined = [each if each.startswith("- ") else " ".join(each.split()) for each in paragraphs]
+    return "\n\n".join(joined)
 
 
 def _setting(plan: Plan, result: Result) -> str:

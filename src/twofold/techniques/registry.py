@@ -34,6 +34,7 @@ _WHERE = {
     "lut-gemm": "weights.lut_gemm:LutGemm",
     "minference": "attention.minference:MInference",
     "olive": "weights.olive:Olive",
+    "on-die-ecc": "weights.on_die_ecc:OnDieEcc",
     "retrievalattention": "attention.retrievalattention:RetrievalAttention",
     "sarathi": "scheduling.sarathi:Sarathi",
     "smoothquant": "weights.smoothquant:SmoothQuant",

@@ -188,7 +188,7 @@ def recomputation() -> Outcome:
     return Outcome(
         (ratio, ratio),
         "fetching what is chosen on the host takes a few percent of a step, as one copy brings it for all "
-        "requests; computing it again reads the projection's weights in every step, and inputs take memory in "
-        "which half as many entries would need neither",
+        "requests; computing it again reads the projection's weights in every step, and inputs take memory "
+        "in which half as many entries would need neither",
         f"predicted: opt-30b on h100-pcie, batch of 64, 128 tokens in, 512 out: {seconds}",
     )

@@ -182,7 +182,7 @@ SHOWN: dict[str, Any] = {
     "model": "mixtral-8x7b",
     "precision": "fp16",
     "parallel": {"tp": 4},
-    "workload": {"requests": 64, "prompt": 1024, "output": 128},
+    "workload": {"requests": 64, "prompt": 1024, "output": 128, "concurrency": 64},
     "engine": {"max_num_seqs": 64},
 }
 """What the machine's page shows in a picture: a plan."""

@@ -275,7 +275,7 @@ HEADLINE = f"token/s of OPT-13B with SparF, {MOST} sequences of {PROMPT:,} token
 SHOWN = {
     "model": MODEL,
     "precision": "fp16",
-    "workload": {"requests": 16, "prompt": PROMPT, "output": 64},
+    "workload": {"requests": 16, "prompt": PROMPT, "output": 64, "concurrency": 16},
     "engine": {"max_num_seqs": 16},
 }
 

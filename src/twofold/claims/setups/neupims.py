@@ -180,7 +180,7 @@ def headline(machine: Machine) -> float:
 SHOWN: dict[str, Any] = {
     "model": "opt-6.7b",
     "precision": "fp16",
-    "workload": {"requests": 32, "prompt": 80, "output": 296},
+    "workload": {"requests": 32, "prompt": 80, "output": 296, "concurrency": 32},
     "engine": {"max_num_seqs": 32},
 }
 """What the machine's page shows in a picture: a plan."""

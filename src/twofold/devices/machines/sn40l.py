@@ -13,6 +13,7 @@ space "host": what is placed there streams from it, and `Copy` brings a whole mo
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from twofold.devices.links import Link, Peers
 from twofold.devices.machine import Machine, Peaks
@@ -141,7 +142,7 @@ class Sn40l(Machine):
     note = "not validated by measurement; numbers in fp16 are taken to be converted as they stream"
     precisions = ("bf16", "fp16")
     sources = SOURCES
-    more = ("flop", "hbm.bandwidth", "simd.multipliers", "simd.hertz")
+    more: ClassVar[tuple[str, ...]] = ("flop", "hbm.bandwidth", "simd.multipliers", "simd.hertz")
     most = 8
 
     figures: Sn40lFigures

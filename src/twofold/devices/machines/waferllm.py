@@ -189,7 +189,8 @@ class WaferLlm(Machine):
         rows = max(queries, -(-keys // side))
         line, heads = max(1, side // op.heads), -(-op.heads // side)
         width, values = -(-op.heads * op.head_dim // side), -(-op.heads * op.v_dim // side)
-        array = self._array(rows * (width + values)).then(self._arithmetic(softmax(rows) * heads, 1))
+        softmaxes = self._arithmetic(softmax(rows) * (op.heads * side), op.heads * side // heads)
+        array = self._array(rows * (width + values)).then(softmaxes)
         scores = self._sums(line, rows * heads, 2 * side * keys * op.heads)
         maximum = self._sums(side, queries * heads, 2 * side * queries * op.heads)
         output = self._sums(side, queries * values, 2 * side * queries * op.heads * op.v_dim)
@@ -208,8 +209,8 @@ class WaferLlm(Machine):
         ) + self.mesh.multiply(side, compute[1], self._words(m * k), self._words(k * values), how)
         moved = 2 * side * (keys * op.heads * (op.head_dim + op.v_dim) + queries * keys)
         rounds = self._rounds(cycles, side * sum(compute), moved)
-        scores = self._arithmetic(softmax(k) * (m * op.heads), 1)
-        return rounds.then(scores).then(self._sums(side, m, 2 * side * queries) * 2)
+        softmaxes = self._arithmetic(softmax(k) * (m * op.heads * side**2), side**2)
+        return rounds.then(softmaxes).then(self._sums(side, m, 2 * side * queries) * 2)
 
     def cache_write(self, op: CacheWrite) -> Work:
         """New entries push the oldest of each row to the row above, or stay where a prompt made them."""
@@ -264,7 +265,8 @@ class WaferLlm(Machine):
         return Work(0.0, {"array": 2 * macs * c.flop_joules, "sram": macs * PER_MAC * c.byte_joules})
 
     def _arithmetic(self, work: Arithmetic, cores: int) -> Work:
-        """Additions and multiplications shared by `cores`."""
+        """Additions and multiplications shared by `cores`. Others that do the same on copies of the same
+        numbers draw well under a hundredth of the wafer's power, which is not counted."""
         operations = work.mul + work.add
         seconds = self.core.cycles(-(-operations // cores)) / self.mesh.hertz
         return Work.of("vector", seconds, operations * self.core.mac_joules)

@@ -128,7 +128,7 @@ class Mesh:
         if cores == 1:
             return compute
         summed = 2 * result if line > 1 else 0
-        each = max(compute, self.shift(cores, right, how)) + summed
+        each = max(compute + summed, self.shift(cores, right, how))
         return cores * each + self.message(line - 1, 0, line - 1)
 
     def _summa(self, cores: int, compute: int, words: int) -> int:

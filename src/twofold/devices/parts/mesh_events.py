@@ -56,9 +56,14 @@ class MeshSimulator:
         self._cores[core] = free
         return times
 
+    def occupy(self, core: Core, until: int) -> int:
+        """Keep the software of `core` busy with other things; returns the cycle at which it is free."""
+        self._cores[core] = max(self._cores.get(core, 0), until)
+        return self._cores[core]
 
-def _path(one: Core, other: Core) -> list[Core]:
-    """From core to core along a row, then along a column."""
+
+def path_between(one: Core, other: Core) -> list[Core]:
+    """The cores from one to the other, both included, along a row, then along a column."""
     (y, x), (to_y, to_x) = one, other
     xs = range(x, to_x, 1 if to_x > x else -1)
     ys = range(y, to_y, 1 if to_y > y else -1)
@@ -96,7 +101,7 @@ def _toward(sim: MeshSimulator, chain: Sequence[Core], sums: Blocks, words: int,
     """Sum along `chain` into its last core; returns the cycle at which that has the last word."""
     times = list(range(start, start + words))
     for one, other in pairwise(chain):
-        times = sim.route(other, sim.send(_path(one, other), times))
+        times = sim.route(other, sim.send(path_between(one, other), times))
         sums[other] = sums[other] + sums[one]
     return times[-1] + 1
 
@@ -139,7 +144,7 @@ def _ring_reduce(sim: MeshSimulator, line: Sequence[Core], vectors: Blocks) -> t
             piece = pieces[core][which]
             words = max(1, sim.words(piece))
             leave = range(ready[core], ready[core] + words)
-            times = sim.route(to, sim.send(_path(core, to), leave))
+            times = sim.route(to, sim.send(path_between(core, to), leave))
             sent.append((to, which, piece, times[-1] + 1))
         for to, which, piece, when in sent:
             summing = step < n - 1
@@ -198,7 +203,7 @@ def mesh_gemm(
         moving = [core for core in grid if min(at[core[0]], cores - at[core[0]]) >= step]
         forward = {core: -1 if at[core[0]] <= cores // 2 else 1 for core in moving}
         to = {(y, x): (y, around[(at[x] + forward[y, x]) % cores]) for y, x in moving}
-        _move(sim, lefts, ready, to)
+        move_tiles(sim, lefts, ready, to)
         if together:
             ready = dict.fromkeys(grid, max(ready.values()))
     total = {core: np.zeros((left[at[core[0]]][0].shape[0], right[0][at[core[1]]].shape[1])) for core in grid}
@@ -208,8 +213,8 @@ def mesh_gemm(
             total[core] = total[core] + lefts[core] @ rights[core]
             computed[core] = ready[core] + -(-lefts[core].shape[0] * rights[core].size // macs)
         started = dict(ready)
-        _move(sim, lefts, ready, {(y, x): (y, around[at[x] - 1]) for y, x in grid}, started)
-        _move(sim, rights, ready, {(y, x): (around[at[y] - 1], x) for y, x in grid}, started)
+        move_tiles(sim, lefts, ready, {(y, x): (y, around[at[x] - 1]) for y, x in grid}, started)
+        move_tiles(sim, rights, ready, {(y, x): (around[at[y] - 1], x) for y, x in grid}, started)
         ready = {core: max(ready[core], computed[core]) for core in grid}
         if together:
             ready = dict.fromkeys(grid, max(ready.values()))
@@ -217,7 +222,7 @@ def mesh_gemm(
     return np.block(inverse), max(ready.values())
 
 
-def _move(
+def move_tiles(
     sim: MeshSimulator,
     tiles: Blocks,
     ready: dict[Core, int],
@@ -229,7 +234,7 @@ def _move(
     arrived = {}
     for core, other in to.items():
         words = sim.words(tiles[core])
-        times = sim.send(_path(core, other), range(begin[core], begin[core] + words))
+        times = sim.send(path_between(core, other), range(begin[core], begin[core] + words))
         arrived[other] = tiles[core], times[-1] + sim.mesh.route + 1
     for other, (tile, when) in arrived.items():
         tiles[other] = tile
@@ -270,39 +275,3 @@ def _broadcast(
                     times = [when + sim.mesh.route for when in sim.send(link, times)]
                 end = max(end, times[-1] + 1)
     return end
-
-
-def mesh_scores(sim: MeshSimulator, q: Values, k: Values, cores: int, macs: int) -> tuple[Values, int]:
-    """(Q K^T, cycles) of Q [m, d] and K [n, d] on cores x cores cores that multiply `macs` numbers a cycle: K
-    goes around the columns, and the cores of a row sum what they make of one tile into one of them, another
-    in every round. No core waits for others than those that it hears from."""
-    around = ring(cores, "interleaved")
-    at = {core: place for place, core in enumerate(around)}
-    left = [np.array_split(rows, cores, axis=1) for rows in np.array_split(q, cores)]
-    right = [np.array_split(rows, cores, axis=1) for rows in np.array_split(k, cores)]
-    grid = [(y, x) for y in range(cores) for x in range(cores)]
-    keys = {(y, x): right[at[y]][x] for y, x in grid}
-    ready = dict.fromkeys(grid, 0)
-    scores: list[list[Values]] = [[np.empty(0)] * cores for _ in range(cores)]
-    for step in range(cores):
-        partial = {(y, x): left[y][x] @ keys[y, x].T for y, x in grid}
-        computed = {core: ready[core] + -(-left[core[0]][core[1]].size * len(keys[core]) // macs) for core in grid}
-        _move(sim, keys, ready, {(y, x): (around[at[y] - 1], x) for y, x in grid}, dict(ready))
-        for y in range(cores):
-            which = (at[y] + step) % cores
-            root = around[which]
-            for side in (range(root + 1), range(cores - 1, root - 1, -1)):
-                line = [(y, x) for x in side]
-                words = sim.words(partial[line[0]])
-                times = list(range(computed[line[0]], computed[line[0]] + words))
-                for one, other in pairwise(line):
-                    sim.busy(one, times[-1] + 1)
-                    sim.busy(other, computed[other])
-                    times = sim.route(other, sim.send((one, other), times))
-                    partial[other] = partial[other] + partial[one]
-                computed[line[-1]] = max(computed[line[-1]], times[-1] + 1 if len(line) > 1 else 0)
-                for core, when in zip(line, range(len(line)), strict=True):
-                    del when
-                    ready[core] = max(ready[core], computed[core], sim.free(core))
-            scores[y][which] = partial[y, root]
-    return np.block(scores), max(ready.values())

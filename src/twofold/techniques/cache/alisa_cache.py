@@ -140,7 +140,7 @@ class AlisaCache(AlisaGather):
         k: torch.Tensor | None,
         v: torch.Tensor | None,
         picks: Picks | None,
-        gathered: list[torch.Tensor],
+        gathered: dict[int, torch.Tensor],
     ) -> torch.Tensor:
         assert k is not None
         assert v is not None
@@ -150,7 +150,7 @@ class AlisaCache(AlisaGather):
         for seq, (_, start, before, after) in enumerate(self.parts_of(step)):
             pick, mine = picks[seq], slice(start, start + after - before)
             keys, values, queries = k[mine], v[mine], after - before
-            if len(pick):
+            if seq in gathered:
                 old_k, old_v = gathered[seq].split((h.kv_heads * h.head_dim, h.kv_heads * h.v_dim), 1)
                 keys = torch.cat((old_k.view(-1, h.kv_heads, h.head_dim), keys))
                 values = torch.cat((old_v.view(-1, h.kv_heads, h.v_dim), values))

@@ -91,4 +91,6 @@ def put(parts: Mapping[str, torch.Tensor], at: torch.Tensor | slice, new: Mappin
 
 def joined(pieces: list[Parts]) -> Parts:
     """Stored rows of all pieces, one behind the other."""
+    if len(pieces) == 1:
+        return pieces[0]
     return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
