@@ -143,7 +143,7 @@ def measure(
     for batch, prompt in LOADS:
         plan = plan_of(technique, batch, prompt, output)
         runs = [run(engine, plan, checkpoint.tokenizer, vocab) for _ in range(repeats + 1)][1:]
-        behaviour = measured_behaviour([engine])  # the same in every run: of the load alone
+        behaviour = measured_behaviour(engine.accounts())  # the same in every run: of the load alone
         device = make_device(str(calibration))
         twin = build_engine(plan, device, checkpoint.spec, checkpoint, recorded=behaviour)
         expected = run(twin, plan, checkpoint.tokenizer, vocab)

@@ -105,6 +105,8 @@ class EnginePlan(Part):
 
     kernels: those of device "cpu": "native" (activations of products in 8 bits), "native-fp32" (in float32),
     "reference" (plain torch), "auto": native where they are installed; threads: how many they use.
+    processes: a run on device "cpu" gives every instance of a technique over several instances a process of
+    its own; without, they take turns in this one. The machines of a prediction are apart anyway.
     weights: "stored" keeps quantised matrices as the checkpoint stores them, "dense" widens them to the
     activations' precision; "auto": stored where the device's kernels multiply them so. In a prediction also a
     kind of quantised checkpoint (`models.quantised`), which then need not be at hand.
@@ -128,6 +130,7 @@ class EnginePlan(Part):
     swap_memory: PositiveInt | None = None
     kernels: Literal["auto", "native", "native-fp32", "reference"] = "auto"
     threads: PositiveInt | None = None
+    processes: bool = False
     weights: Literal[
         "auto", "stored", "dense", "fp8", "nvfp4", "mxfp4-experts", "int8wo", "int4wo-32", "int4wo-128"
     ] = "auto"

@@ -59,6 +59,7 @@ GIVEN: dict[str, tuple[str, Any]] = {
     "engine.kernels": ("reference", "reference"),
     "engine.weights": ("dense", "dense"),
     "engine.threads": ("1", 1),
+    "engine.processes": ("", True),
     "engine.cache_format": ("int8", "int8"),
     "quality.enabled": ("", False),
     "quality.tokens": ("200", 200),

@@ -192,6 +192,13 @@ PLAN_OPTIONS: tuple[PlanOption, ...] = (
     ),
     PlanOption("engine.threads", "--threads", int, ENGINE, "Threads of device cpu."),
     PlanOption(
+        "engine.processes",
+        "--processes/--no-processes",
+        bool,
+        ENGINE,
+        "Whether a run gives every instance of splitwise or llumnix a process of its own (device cpu).",
+    ),
+    PlanOption(
         "engine.weights",
         "--weights",
         str,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -11,7 +11,6 @@ from twofold.engine.filter import PromptFilter
 from twofold.engine.paging import Paging
 from twofold.engine.policy import SchedulingPolicy
 from twofold.engine.retention import Retention
-from twofold.fleet.policy import FleetPolicy
 from twofold.models.attending import AttendingScheme
 from twofold.models.cache import CacheScheme
 from twofold.models.options import LayerSelection
@@ -42,7 +41,6 @@ class Active:
     behaviour: dict[str, tuple[float, str]]
     paging: Paging | None = None
     retention: Retention | None = None
-    fleet: FleetPolicy | None = None
     placement: Placement | None = None
 
     @property
@@ -65,7 +63,6 @@ class Active:
             self.modelled_drafter,
             self.paging,
             self.retention,
-            self.fleet,
             self.placement,
         ]
         return [part for part in found if part is not None]
@@ -89,12 +86,17 @@ class Active:
 
     def check_reached(self) -> None:
         """NotReachedError unless one of its counters moved."""
-        if not any(self.counters.values()):
-            names = ", ".join(self.counters) or "none"
-            raise NotReachedError(
-                f"technique {self.technique.info.name} was asked for but never reached (counters: {names}); "
-                f"check that the workload can use it, or drop it from the plan"
-            )
+        check_reached(self.technique.info.name, self.counters)
+
+
+def check_reached(name: str, counters: Mapping[str, int]) -> None:
+    """NotReachedError unless one of the `counters` of the technique `name` moved."""
+    if not any(counters.values()):
+        names = ", ".join(counters) or "none"
+        raise NotReachedError(
+            f"technique {name} was asked for but never reached (counters: {names}); check that the workload "
+            "can use it, or drop it from the plan"
+        )
 
 
 def activate(

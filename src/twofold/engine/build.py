@@ -63,6 +63,11 @@ def build_engine(
             f"{spec.name} is known by its architecture only; it can be predicted, but running it needs "
             "weights"
         )
+    if device.real and plan.engine.processes:
+        raise ValueError(
+            "engine.processes is for techniques over several instances, in `twofold run` and `compare`, and "
+            "this is one engine: add splitwise or llumnix there, or drop processes"
+        )
     plan = served(plan)
     techniques = make_techniques(plan, spec) if weights_of is None else weights_of.techniques
     for technique in techniques:

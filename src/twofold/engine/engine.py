@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 
+from twofold.engine.accounts import Accounts
 from twofold.engine.active import Active
 from twofold.engine.arrivals import Arrivals, Prompt
 from twofold.engine.coasting import CoastingLoop
@@ -53,6 +54,10 @@ class Engine(CoastingLoop):
     def engines(self) -> list[Engine]:
         """Itself: what a fleet has several of."""
         return [self]
+
+    def accounts(self) -> list[Accounts]:
+        """What it has to say of itself."""
+        return [Accounts.of(self)]
 
     @property
     def techniques(self) -> list[Technique]:

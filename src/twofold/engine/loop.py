@@ -92,6 +92,10 @@ class StepLoop(Landing):
         self.totals = EngineTotals(joules=0.0)
         self.device.reset_totals()
 
+    def forget_cached(self) -> None:
+        """Forget the beginnings of prompts that are kept for later ones."""
+        self.scheduler.blocks.forget_cached()
+
     def step(self) -> list[Request]:
         """Do the next thing: filter a prompt, launch a batch, or wait for one in flight. Returns requests
         that ended."""

@@ -8,12 +8,11 @@ from twofold.devices.base import Device
 from twofold.devices.catalog import THIS_CPU
 from twofold.devices.clock import Clock, WallClock
 from twofold.devices.registry import is_real, make_device
-from twofold.engine.active import Active
 from twofold.engine.arrivals import Prompt
 from twofold.engine.build import Progress, build_engine, make_techniques
 from twofold.engine.engine import Engine
 from twofold.fleet.fleet import Fleet
-from twofold.fleet.instance import Instance
+from twofold.fleet.instance import Instance, check_can_move
 from twofold.fleet.policy import FleetPolicy
 from twofold.fleet.remote import RemoteInstance, Setup
 from twofold.fleet.wire import Wire, wire_between
@@ -34,6 +33,26 @@ def fleet_technique(plan: Plan) -> Technique | None:
         if technique.fleet_policy() is not None:
             return technique
     return None
+
+
+def processes_technique(plan: Plan) -> Technique:
+    """The technique of `plan` whose instances get processes of their own; ValueError where they cannot."""
+    technique = fleet_technique(plan)
+    policy = None if technique is None else technique.fleet_policy()
+    if technique is None or policy is None:
+        raise ValueError(
+            "engine.processes puts every instance of a technique over several instances into a process of its "
+            "own, and no technique of this plan is one: add splitwise or llumnix, or drop processes"
+        )
+    cut = plan.parallel
+    if plan.device != "cpu" or cut.tp * cut.pp > 1:
+        raise ValueError(
+            f"{technique.info.name}: processes of instances run on device 'cpu', the whole model in each: use "
+            f"that with tp=1 and pp=1, not {plan.device!r} with tp={cut.tp} and pp={cut.pp}, or drop "
+            "engine.processes"
+        )
+    _check_places(plan, policy, plan.device)
+    return technique
 
 
 def build_fleet(
@@ -62,19 +81,13 @@ def build_fleet(
         policy = technique.fleet_policy()
     assert policy is not None, "no technique of this plan works on several instances"
     name = policy.name
-    if plan.parallel.dp > 1:
-        raise ValueError(f"{name} says itself how many instances there are: drop parallel.dp")
     own = device or plan.device
-    single = plan.with_techniques(tuple(use for use in plan.techniques if use.name != name))
+    _check_places(plan, policy, own)
+    single = _without(plan, name)
     make = make or _maker(single)
     engines: list[Engine] = []
     clock: Clock | None = None
     for other in policy.devices:
-        if other not in (None, own) and (is_real(own) or is_real(other or own)):
-            raise ValueError(
-                f"{name}: on real devices all instances run on one, {own!r}; what {other!r} would do can be "
-                f"predicted beside a modelled one: drop it"
-            )
         where = make(other or own)
         if clock is None:
             clock = where.clock
@@ -89,12 +102,12 @@ def build_fleet(
             progress=progress if not engines else None,
             weights_of=engines[0] if engines and where.real else None,
         )
-        _check_can_move(engine, name)
+        check_can_move(engine, name)
         engines.append(engine)
     shared = engines[0].device.real or engines[0].device.name == THIS_CPU
     wire = wire or wire_between([engine.device for engine in engines], plan.parallel.tp * plan.parallel.pp)
     first = engines[0]
-    fleet = Fleet(
+    return Fleet(
         [Instance(number, engine) for number, engine in enumerate(engines)],
         policy,
         wire,
@@ -103,42 +116,42 @@ def build_fleet(
         host=first.host,
         ranks=plan.parallel.tp,
         taking_turns=shared,
+        technique=technique,
     )
-    engines[0].derived["instances"] = len(engines)
-    if technique is None:
-        return fleet
-    behaviour = dict(technique.info.behaviour)
-    for engine in engines:
-        engine.actives.append(
-            Active(technique, None, None, None, None, None, None, None, None, behaviour, fleet=policy)
-        )
-    return fleet
 
 
-def build_processes(plan: Plan, checkpoint: Checkpoint, *, calibration: Sequence[int] | None = None) -> Fleet:
+def build_processes(
+    plan: Plan,
+    checkpoint: Checkpoint,
+    *,
+    calibration: Callable[[], Sequence[int]] | None = None,
+    profile: bool = False,
+    progress: Progress | None = None,
+) -> Fleet:
     """The instances that the plan's technique asks for, each in a process of its own on the CPU, with weights
     of its own and its share of the processor's cores. Close the fleet to end them.
 
-    calibration: token ids, where a technique learns from some. ValueError where the plan cannot work;
-    RuntimeError where a process fails.
+    calibration: gives token ids, where a technique learns from some; profile: time every op. ValueError where
+    the plan cannot work; RuntimeError where a process fails.
     """
-    technique = fleet_technique(plan)
-    assert technique is not None, "no technique of this plan works on several instances"
-    make_techniques(plan, checkpoint.spec)
+    technique = processes_technique(plan)
+    techniques = make_techniques(plan, checkpoint.spec)
     policy = technique.fleet_policy()
     assert policy is not None
     name = technique.info.name
-    if plan.device != "cpu" or plan.parallel.tp > 1:
-        raise ValueError(f"{name}: processes of instances run on device 'cpu', whole: use that, with tp=1")
-    single = plan.with_techniques(tuple(use for use in plan.techniques if use.name != name))
+    engine = plan.engine.model_copy(update={"processes": False})
+    single = _without(plan, name).model_copy(update={"engine": engine})
     threads = plan.engine.threads or max(1, default_threads() // len(policy.devices))
+    ids = calibration() if calibration is not None and any(t.needs_calibration for t in techniques) else None
     clock = WallClock()
     instances: list[RemoteInstance] = []
     try:
         for number in range(len(policy.devices)):
-            setup = Setup(single, checkpoint.path, calibration, number, clock.start, threads)
+            setup = Setup(single, name, checkpoint.path, ids, number, clock.start, threads, profile)
             instances.append(RemoteInstance(setup))
         for instance in instances:
+            if progress is not None:
+                progress("starting processes", instance.number, len(instances))
             instance.ready()
     except BaseException:
         for instance in instances:
@@ -153,7 +166,26 @@ def build_processes(plan: Plan, checkpoint: Checkpoint, *, calibration: Sequence
             raise ValueError("this model has no tokenizer: give token ids instead of text")
         return tokenizer.encode(prompt)
 
-    return Fleet(instances, policy, Wire(None), clock, encode)
+    return Fleet(instances, policy, Wire(None), clock, encode, technique=technique)
+
+
+def _without(plan: Plan, name: str) -> Plan:
+    """`plan` as one instance of it runs, without the technique `name` over them."""
+    return plan.with_techniques(tuple(use for use in plan.techniques if use.name != name))
+
+
+def _check_places(plan: Plan, policy: FleetPolicy, own: str) -> None:
+    """ValueError where the plan says twice how many instances there are, or mixes real devices with
+    others."""
+    name = policy.name
+    if plan.parallel.dp > 1:
+        raise ValueError(f"{name} says itself how many instances there are: drop parallel.dp")
+    for other in policy.devices:
+        if other not in (None, own) and (is_real(own) or is_real(other or own)):
+            raise ValueError(
+                f"{name}: on real devices all instances run on one, {own!r}; what {other!r} would do can be "
+                f"predicted beside a modelled one: drop it"
+            )
 
 
 def _maker(plan: Plan) -> MakeDevice:
@@ -161,11 +193,3 @@ def _maker(plan: Plan) -> MakeDevice:
         return make_device(name, **plan.parallel.model_dump(), **plan.engine.device_options)
 
     return make
-
-
-def _check_can_move(engine: Engine, name: str) -> None:
-    if not all(cache.shareable for cache in engine.runner.caches):
-        raise ValueError(
-            f"{name} sends caches block by block, and a technique of this plan keeps a part of them "
-            "elsewhere: use one of both"
-        )

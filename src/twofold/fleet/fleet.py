@@ -10,8 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+
+import torch
 
 from twofold.devices.clock import Clock
+from twofold.engine.accounts import Accounts, TechniqueAccounts
+from twofold.engine.active import check_reached
 from twofold.engine.arrivals import Arrivals, Prompt
 from twofold.engine.engine import Engine
 from twofold.engine.host import Host
@@ -21,13 +26,14 @@ from twofold.fleet.instance import Instance
 from twofold.fleet.migration import Migration
 from twofold.fleet.policy import Arrival, FleetPolicy
 from twofold.fleet.wire import Wire
+from twofold.techniques.base import Technique
 
 
 class Fleet:
     """Runs requests on `instances`, which share one clock.
 
-    wire: what caches go over. taking_turns: the instances share one device, which executes one step at a
-    time. downtimes: seconds for which each request stood still that moved; sent_bytes: of caches, all ranks
+    wire: what caches go over. technique: the one whose policy it is (None: no technique's). taking_turns: the
+    instances share one device, which executes one step at a time. downtimes: seconds for which each request stood still that moved; sent_bytes: of caches, all ranks
     of an instance together. Both are added to the policy's counters, as `downtime_us` and `sent_bytes`.
     """
 
@@ -42,6 +48,7 @@ class Fleet:
         host: Host | None = None,
         ranks: int = 1,
         taking_turns: bool = False,
+        technique: Technique | None = None,
     ) -> None:
         self.instances = list(instances)
         self.policy = policy
@@ -51,6 +58,7 @@ class Fleet:
         self.downtimes: list[float] = []
         self.sent_bytes = 0
         self._encode, self._host, self._ranks = encode, host, ranks
+        self._technique = technique
         self._migrations: dict[str | int, Migration] = {}
         self._next_id = 0
         self._turn = 0
@@ -213,18 +221,38 @@ class Fleet:
         for instance in self.instances:
             instance.check()
 
+    def accounts(self) -> list[Accounts]:
+        """What the instances have to say of themselves; the technique whose policy this is comes last among
+        the techniques of each."""
+        found = [instance.accounts() for instance in self.instances]
+        if self._technique is None:
+            return found
+        info = self._technique.info
+        ours = TechniqueAccounts(
+            info.name, self._technique.params, self.policy.counters, dict(info.behaviour), {}, shared=True
+        )
+        derived = {**found[0].derived, "instances": len(found)}
+        return [replace(each, techniques=[*each.techniques, ours], derived=derived) for each in found]
+
     def check_techniques(self) -> None:
         """NotReachedError where a technique is on and nothing went through it, at any instance."""
-        engines = self.engines
-        for place, active in enumerate(engines[0].actives):
-            alike = [engine.actives[place] for engine in engines]
-            if not any(any(other.counters.values()) for other in alike):
-                active.check_reached()
+        for alike in zip(*(each.techniques for each in self.accounts()), strict=True):
+            counters = {name: sum(each.counters[name] for each in alike) for name in alike[0].counters}
+            check_reached(alike[0].name, counters)
+
+    def score(self, token_ids: Sequence[int], num_prompt: int = 1) -> torch.Tensor:
+        """Logits, as `Engine.score`: those of the first instance, which are those of all."""
+        return self.instances[0].score(token_ids, num_prompt)
+
+    def forget_cached(self) -> None:
+        """Forget the beginnings of prompts that are kept for later ones."""
+        for instance in self.instances:
+            instance.forget_cached()
 
     def reset_totals(self) -> None:
         """Forget what was done so far."""
-        for engine in self.engines:
-            engine.reset_totals()
+        for instance in self.instances:
+            instance.reset_totals()
         self.downtimes = []
         self.sent_bytes = 0
 

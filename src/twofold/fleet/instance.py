@@ -7,9 +7,13 @@ copies (`copy`), then lets the request go (`detach`), the target goes on with it
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
+import torch
+
+from twofold.engine.accounts import Accounts
 from twofold.engine.arrivals import Prompt
 from twofold.engine.engine import Engine
 from twofold.engine.integrity import check
@@ -36,6 +40,15 @@ class Parcel:
     request: Request
     table: list[int]
     output: OutputBuilder | None = field(default=None, repr=False)
+
+
+def check_can_move(engine: Engine, name: str) -> None:
+    """ValueError where a cache of `engine` cannot be sent block by block, as the technique `name` does."""
+    if not all(cache.shareable for cache in engine.runner.caches):
+        raise ValueError(
+            f"{name} sends caches block by block, and a technique of this plan keeps a part of them "
+            "elsewhere: use one of both"
+        )
 
 
 class Target(Protocol):
@@ -124,6 +137,22 @@ class Instance:
     def check(self) -> None:
         """IntegrityError where blocks or requests do not add up."""
         check(self.engine.scheduler)
+
+    def score(self, token_ids: Sequence[int], num_prompt: int) -> torch.Tensor:
+        """Logits, as `Engine.score`."""
+        return self.engine.score(token_ids, num_prompt)
+
+    def forget_cached(self) -> None:
+        """Forget the beginnings of prompts that are kept for later ones."""
+        self.engine.forget_cached()
+
+    def accounts(self) -> Accounts:
+        """What the engine has to say of itself."""
+        return Accounts.of(self.engine)
+
+    def reset_totals(self) -> None:
+        """Forget what was done so far."""
+        self.engine.reset_totals()
 
     def close(self) -> None:
         """Close the engine."""

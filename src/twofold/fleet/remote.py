@@ -18,11 +18,14 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from twofold.devices.clock import WallClock
+from twofold.engine.accounts import Accounts
 from twofold.engine.arrivals import Prompt
 from twofold.engine.output import Completion
 from twofold.engine.request import Request, SamplingParams
-from twofold.fleet.instance import Instance, Parcel, Place
+from twofold.fleet.instance import Instance, Parcel, Place, check_can_move
 from twofold.fleet.load import Load, Resident
 from twofold.fleet.wire import Computed
 from twofold.plan import Plan
@@ -38,14 +41,18 @@ _MEMORY = Path("/dev/shm")
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What a process is told first. start: when the clock of the fleet began; threads: that it may use."""
+    """What a process is told first. technique: the name of the one over the instances, which is not in the
+    plan; start: when the clock of the fleet began; threads: that it may use; profile: whether it times every
+    op."""
 
     plan: Plan
+    technique: str
     checkpoint: str
     calibration: Sequence[int] | None
     number: int
     start: float
     threads: int
+    profile: bool = False
 
     def build(self) -> Instance:
         """The instance."""
@@ -54,7 +61,7 @@ class Setup:
         from twofold.models.loading import load_checkpoint
 
         options = {**self.plan.engine.device_options, "threads": self.threads}
-        device = make_device(self.plan.device, **options)
+        device = make_device(self.plan.device, **options, profile=self.profile)
         device.clock = WallClock(self.start)
         checkpoint = load_checkpoint(self.checkpoint)
         ids = self.calibration
@@ -65,11 +72,13 @@ class Setup:
             checkpoint,
             calibration=None if ids is None else lambda: ids,
         )
+        check_can_move(engine, self.technique)
         return Instance(self.number, engine)
 
 
 class RemoteInstance(Instance):
-    """Starts a process for `setup`. `ready` waits until it is built; RuntimeError where it fails."""
+    """Starts a process for `setup`. `ready` waits until it is built; ValueError where the plan cannot work,
+    RuntimeError where the process fails."""
 
     def __init__(self, setup: Setup) -> None:
         self.number = setup.number
@@ -87,7 +96,10 @@ class RemoteInstance(Instance):
 
     def ready(self) -> None:
         """Wait until the engine is built."""
-        _, self.block_bytes, self.block_size = self._receive()
+        kind, *rest = self._receive()
+        if kind == "refused":
+            raise ValueError(rest[0])
+        self.block_bytes, self.block_size = rest
 
     # --- talking ---
 
@@ -184,6 +196,23 @@ class RemoteInstance(Instance):
     def check(self) -> None:
         """Check its blocks and requests."""
         self._call("check")
+
+    def score(self, token_ids: Sequence[int], num_prompt: int) -> torch.Tensor:
+        """Logits, as `Engine.score`."""
+        return torch.from_numpy(self._ask("score", token_ids, num_prompt))
+
+    def forget_cached(self) -> None:
+        """Forget the beginnings of prompts that are kept for later ones."""
+        self._call("forget_cached")
+
+    def accounts(self) -> Accounts:
+        """What its engine has to say of itself."""
+        found: Accounts = self._call("accounts")
+        return found
+
+    def reset_totals(self) -> None:
+        """Forget what was done so far."""
+        self._call("reset_totals")
 
     def close(self) -> None:
         """End the process. Closing twice is fine."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,7 +36,11 @@ def _serve(connection: Connection) -> None:
     from twofold.fleet.remote import Setup
 
     setup: Setup = connection.recv()
-    served = Served(setup.build())
+    try:
+        served = Served(setup.build())
+    except ValueError as error:
+        connection.send(("refused", str(error)))
+        return
     connection.send(("up", served.instance.block_bytes, served.instance.block_size))
     while True:
         while connection.poll(0 if served.instance.has_work else None):
@@ -65,6 +70,10 @@ class Served:
     def call(self, name: str, args: tuple[Any, ...], rest: dict[str, Any]) -> Any:
         """Any other method of the instance."""
         return getattr(self.instance, name)(*args, **rest)
+
+    def score(self, token_ids: Sequence[int], num_prompt: int) -> Any:
+        """Logits as an array, whose bytes are sent."""
+        return self.instance.score(token_ids, num_prompt).numpy()
 
     def fill(self, path: Path, id: str | int, preemptions: int, first: int, last: int) -> bool:
         """Copy blocks of a running request into a new crate. False where it has lost its place."""

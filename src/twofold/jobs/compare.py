@@ -10,9 +10,10 @@ from typing import Any
 from twofold.devices.catalog import THIS_CPU
 from twofold.engine.active import NotReachedError
 from twofold.engine.build import Progress, make_techniques
+from twofold.fleet.build import fleet_technique, processes_technique
 from twofold.jobs.pays import Elsewhere
 from twofold.jobs.predict import label_of, predict_plan
-from twofold.jobs.run import RunOutcome, quality_baseline, run_plan
+from twofold.jobs.run import RunOutcome, quality_baseline, run_plan, unmodified
 from twofold.kernels.cpu.cache_formats import FORMATS
 from twofold.measure.quality import QualityBaseline
 from twofold.models.find import find_checkpoint
@@ -48,13 +49,15 @@ def compare_plan(
     A variant that the planner refuses becomes a row with the reason; so does one whose technique is never
     reached, and one that fails. What is wrong with the baseline is raised.
     """
+    if plan.engine.processes:
+        processes_technique(plan)
     checkpoint = find_checkpoint(plan.model)
     sets = variants(plan)
     baseline = quality_baseline(plan, checkpoint, progress) if plan.quality.enabled else None
     rows: list[Row] = []
     elsewhere = Elsewhere(plan)
     for number, uses in enumerate(sets):
-        variant = plan.with_techniques(uses)
+        variant = _variant(plan, uses)
         if progress is not None:
             progress(f"comparing {label_of(variant)}", number, len(sets))
         row, recorded = _row(variant, checkpoint, baseline, predict_here, progress)
@@ -74,9 +77,17 @@ def compare_plan(
     )
 
 
+def _variant(plan: Plan, uses: tuple[TechniqueUse, ...]) -> Plan:
+    """`plan` with exactly those techniques; processes are for those over several instances."""
+    variant = plan.with_techniques(uses)
+    if fleet_technique(variant) is None:
+        return unmodified(plan).with_techniques(uses)
+    return variant
+
+
 def _drift(plan: Plan, checkpoint: Checkpoint, first: Result, progress: Progress | None) -> list[str]:
     """How fast the baseline is once everything has been measured: what ratios to it can be trusted to."""
-    again = plan.with_techniques(()).model_copy(update={"quality": QualityPlan(enabled=False)})
+    again = unmodified(plan).model_copy(update={"quality": QualityPlan(enabled=False)})
     last = run_plan(again, checkpoint=checkpoint, profile=True, progress=progress).result
     if first.tokens_per_s is None or last.tokens_per_s is None:
         return []

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from twofold.devices.registry import is_machine, is_real, machine_class, make_device
+from twofold.engine.accounts import Accounts
 from twofold.engine.build import Progress, build_engine
 from twofold.engine.engine import Engine
 from twofold.engine.request import Request
 from twofold.fleet.build import build_fleet, fleet_technique
 from twofold.fleet.fleet import Fleet
+from twofold.jobs.ceilings import ceilings
+from twofold.jobs.intervals import with_intervals
 from twofold.jobs.result import Played, make_result
 from twofold.models.find import find_spec, find_stored, find_tokenizer_source
 from twofold.models.spec import ModelSpec
@@ -48,6 +51,7 @@ def predict_plan(
         workload = make_workload(plan.workload, tokenizer, real=False, vocab=spec.vocab_size)
     replicas = plan.parallel.dp
     engines: list[Engine] = []
+    accounts: list[Accounts] = []
     requests: list[Request] = []
     seconds = 0.0
     for replica in range(replicas):
@@ -58,17 +62,20 @@ def predict_plan(
         ended = _play(engine, share, progress, len(requests), len(workload.items))
         engine.check_techniques()
         engines += engine.engines
+        accounts += engine.accounts()
         requests += ended
         seconds = max(seconds, max(r.last_token_time or 0.0 for r in ended) - share.items[0].time)
     result = make_result(
         plan,
-        engines,
+        accounts,
         Played(requests, seconds),
         workload,
         label=label or label_of(plan),
         model=plan.model,
         quality_missing="a prediction computes no tokens; run the plan to measure quality",
+        ceilings=ceilings(engines[0]),
     )
+    result = with_intervals(result, engines[0].device)
     if plan is asked:
         return result
     alone = f"one machine; the plan's tp={asked.parallel.tp} is for devices that are linked"

@@ -9,17 +9,15 @@ from typing import Any, Literal
 
 from pydantic import JsonValue
 
-from twofold.devices.base import Device, OpTotals
+from twofold.devices.base import OpTotals
 from twofold.devices.catalog import THIS_CPU
-from twofold.devices.modelled import ModelledDevice
-from twofold.engine.engine import Engine
+from twofold.engine.accounts import Accounts
 from twofold.engine.request import Request
-from twofold.jobs.ceilings import ceilings
-from twofold.jobs.intervals import with_intervals
 from twofold.plan import Plan
 from twofold.report.schema import (
     BehaviourValue,
     Bound,
+    Ceilings,
     Figure,
     LatencyName,
     Load,
@@ -60,7 +58,7 @@ class Played:
 
 def make_result(
     plan: Plan,
-    engines: Sequence[Engine],
+    accounts: Sequence[Accounts],
     played: Played,
     workload: Workload,
     *,
@@ -69,19 +67,19 @@ def make_result(
     quality_missing: str = "quality was not asked for",
     grown: float | None = None,
     energy_missing: str = "",
+    ceilings: Ceilings | None = None,
 ) -> Result:
-    """The Result of one or several replicas (`engines`) that shared a workload.
+    """The Result of one or several replicas (`accounts` of their engines) that shared a workload.
 
     grown: bytes by which the process grew while loading and running. Missing figures need their reason.
     """
-    engine = engines[0]
-    device = engine.device
+    engine = accounts[0]
     latencies = played.latencies()
-    totals = [e.totals for e in engines]
+    totals = [each.totals for each in accounts]
     output = sum(r.num_output_tokens for r in played.requests)
     busy = sum(t.busy_seconds for t in totals)
     prefill = sum(t.prefill_seconds for t in totals)
-    work = _merged(engines)
+    work = _merged(accounts)
     missing = {"quality": quality_missing}
 
     def mean(name: LatencyName, why: str) -> Figure | None:
@@ -97,7 +95,7 @@ def make_result(
     joules = None
     if all(t.joules is not None for t in totals):
         # Each of the replicas of one deployment counts the energy of all of them.
-        replicas = len(engines) if plan.parallel.dp > 1 else 1
+        replicas = len(accounts) if plan.parallel.dp > 1 else 1
         joules = sum(t.joules or 0.0 for t in totals) / replicas
     energy = None
     if joules is None or not output:
@@ -110,20 +108,19 @@ def make_result(
     flop = sum(w.flop for w in work.values())
     moved = sum(w.bytes_moved for w in work.values())
     memory = engine.memory
-    # Instances on one machine share its memory, and in one process the weights.
-    shared = plan.parallel.dp == 1 and (device.real or device.name == THIS_CPU)
+    # Instances on one machine share its memory, and in one process the weights and the activations.
+    shared = plan.parallel.dp == 1 and (engine.real or engine.device == THIS_CPU)
     together = sum if shared else max
-    result = Result(
-        kind="run" if device.real else "predict",
+    processes = len(accounts) if engine.real and plan.engine.processes else 1
+    return Result(
+        kind="run" if engine.real else "predict",
         label=label,
         model=model,
-        device=device.name,
+        device=engine.device,
         parallel={}
         if plan.parallel.tp * plan.parallel.pp * plan.parallel.dp == 1
         else plan.parallel.model_dump(),
-        techniques=[
-            TechniqueUse(name=a.technique.info.name, params=plain(a.technique.params)) for a in engine.actives
-        ],
+        techniques=[TechniqueUse(name=used.name, params=plain(used.params)) for used in engine.techniques],
         workload=Load(
             summary=workload.summary,
             requests=len(workload.items),
@@ -142,55 +139,55 @@ def make_result(
         achieved_gb_s=Figure.exact(moved / busy / 1e9, "GB/s"),
         achieved_gflop_s=Figure.exact(flop / busy / 1e9, "GFLOP/s"),
         memory=Memory.of(
-            weights=memory.weights,
-            cache=together(e.memory.cache_in_use(e.totals.peak_blocks, e.totals.peak_seqs) for e in engines),
-            activations=memory.activations,
-            other=together(memory.held.total(e.totals.peak_blocks, e.totals.peak_seqs) for e in engines),
+            weights=processes * memory.weights,
+            cache=together(e.memory.cache_in_use(e.totals.peak_blocks, e.totals.peak_seqs) for e in accounts),
+            activations=processes * memory.activations,
+            other=together(memory.held.total(e.totals.peak_blocks, e.totals.peak_seqs) for e in accounts),
             capacity=memory.capacity,
             grown=grown,
         ),
         energy_per_token=energy,
-        confidence=device.confidence,
-        behaviour=behaviour_of(engines),
-        counters=_counters(engines),
-        breakdown=_breakdown(device, work),
-        joules_by_part=_joules_by_part(engines, joules),
-        ceilings=ceilings(engine),
+        confidence=engine.confidence,
+        behaviour=behaviour_of(accounts),
+        counters=_counters(accounts),
+        breakdown=_breakdown(engine, work),
+        joules_by_part=_joules_by_part(accounts, joules),
+        ceilings=ceilings,
         derived={k: v for k, v in engine.derived.items() if isinstance(v, str | int | float | bool)},
         missing=missing,
         plan=plan.model_dump(mode="json", exclude_defaults=True),
         seed=plan.seed,
     )
-    return result if device.real else with_intervals(result, device)
 
 
-def behaviour_of(engines: Sequence[Engine]) -> dict[str, BehaviourValue]:
+def behaviour_of(accounts: Sequence[Accounts]) -> dict[str, BehaviourValue]:
     """Data-dependent quantities: those that a run measured, or those that a prediction used with where they
     come from."""
-    if not engines[0].device.real:
-        used = {k: v for a in engines[0].actives for k, v in a.behaviour.items()}
+    if not accounts[0].real:
+        used = {k: v for technique in accounts[0].techniques for k, v in technique.behaviour.items()}
         return {
             k: BehaviourValue(value=value, source=_source(note), note=note)
             for k, (value, note) in used.items()
         }
-    measured = measured_behaviour(engines)
+    measured = measured_behaviour(accounts)
     return {k: BehaviourValue(value=v, source="measured", note="this run") for k, v in measured.items()}
 
 
-def measured_behaviour(engines: Sequence[Engine]) -> dict[str, float]:
+def measured_behaviour(accounts: Sequence[Accounts]) -> dict[str, float]:
     """What depends on data as it turned out to be, in the quantities that predictions use."""
-    found = {name: value for active in engines[0].actives for name, value in active.measured().items()}
-    decodes = sum(e.totals.decodes for e in engines)
-    drafts = sum(e.totals.drafts for e in engines)
-    if engines[0].drafter is None or not decodes:
+    first = accounts[0]
+    found = {name: value for technique in first.techniques for name, value in technique.measured.items()}
+    decodes = sum(each.totals.decodes for each in accounts)
+    drafts = sum(each.totals.drafts for each in accounts)
+    if first.drafting is None or not decodes:
         return found
-    drafted, accepted = sum(e.totals.drafted for e in engines), sum(e.totals.accepted for e in engines)
+    drafted, accepted = sum(e.totals.drafted for e in accounts), sum(e.totals.accepted for e in accounts)
     return {
         **found,
         "draft_rate": drafts / decodes,
         "draft_length": drafted / max(drafts, 1),
         "accepted_length": accepted / max(drafts, 1),
-        **engines[0].drafter.measured(engines[0].totals),
+        **first.drafting,
     }
 
 
@@ -205,23 +202,22 @@ def plain(params: dict[str, Any]) -> dict[str, JsonValue]:
     return {k: list(v) if isinstance(v, tuple) else v for k, v in params.items()}
 
 
-def _merged(engines: Sequence[Engine]) -> dict[str, OpTotals]:
+def _merged(accounts: Sequence[Accounts]) -> dict[str, OpTotals]:
     merged: dict[str, OpTotals] = {}
-    for engine in engines:
-        for kind, t in engine.device.totals.items():
+    for each in accounts:
+        for kind, t in each.ops.items():
             into = merged.setdefault(kind, OpTotals())
             for name in ("calls", "seconds", "joules", "flop", "vector_flop", "bytes_moved", "sent"):
                 setattr(into, name, getattr(into, name) + getattr(t, name))
     return merged
 
 
-def _joules_by_part(engines: Sequence[Engine], joules: float | None) -> dict[str, float]:
+def _joules_by_part(accounts: Sequence[Accounts], joules: float | None) -> dict[str, float]:
     """Dynamic energy by part of the machine, and what of all `joules` is left: its idle power."""
     parts: dict[str, float] = {}
-    for engine in engines:
-        if isinstance(engine.device, ModelledDevice):
-            for part, spent in engine.device.joules_by_part.items():
-                parts[part] = parts.get(part, 0.0) + spent
+    for each in accounts:
+        for part, spent in each.joules_by_part.items():
+            parts[part] = parts.get(part, 0.0) + spent
     if parts and joules is not None:
         parts["idle"] = max(0.0, joules - sum(parts.values()))
     return parts
@@ -233,31 +229,31 @@ def _percentiles(values: list[float]) -> dict[Percentile, Figure]:
     return {name: Figure.exact(ordered[round(share * last)], "s") for name, share in _PERCENTILES.items()}
 
 
-def _counters(engines: Sequence[Engine]) -> dict[str, dict[str, float]]:
+def _counters(accounts: Sequence[Accounts]) -> dict[str, dict[str, float]]:
     """What all instances did together, and the most blocks that one of them took."""
-    totals = [e.totals for e in engines]
+    totals = [each.totals for each in accounts]
     found: dict[str, dict[str, float]] = {
         "engine": {
             "steps": sum(t.steps for t in totals),
             "prompt_tokens": sum(t.prompt_tokens for t in totals),
             "output_tokens": sum(t.output_tokens for t in totals),
             "peak_cache_blocks": max(t.peak_blocks for t in totals),
-            "preemptions": sum(e.scheduler.num_preempted for e in engines),
-            "prefix_hit_tokens": sum(e.scheduler.blocks.hit_tokens for e in engines),
+            "preemptions": sum(each.preemptions for each in accounts),
+            "prefix_hit_tokens": sum(each.prefix_hit_tokens for each in accounts),
         }
     }
-    for place, active in enumerate(engines[0].actives):
-        alike = [active] if active.fleet is not None else [e.actives[place] for e in engines]
-        counters = [a.counters for a in alike]
-        found[active.technique.info.name] = {k: float(sum(c[k] for c in counters)) for k in counters[0]}
+    for alike in zip(*(each.techniques for each in accounts), strict=True):
+        counted = alike[:1] if alike[0].shared else alike
+        counters = [technique.counters for technique in counted]
+        found[alike[0].name] = {k: float(sum(c[k] for c in counters)) for k in counters[0]}
     return found
 
 
-def _breakdown(device: Device, work: dict[str, OpTotals]) -> list[OpShare]:
+def _breakdown(engine: Accounts, work: dict[str, OpTotals]) -> list[OpShare]:
     total = sum(w.seconds for w in work.values())
     if not total:
         return []
-    bounds = _bounds(device)
+    bounds = _bounds(engine)
     return [
         OpShare(
             kind=kind,
@@ -267,18 +263,16 @@ def _breakdown(device: Device, work: dict[str, OpTotals]) -> list[OpShare]:
             bytes=w.bytes_moved,
             share=w.seconds / total,
             bound=bounds.get(kind, "unknown"),
-            joules=None if device.real else w.joules,
+            joules=None if engine.real else w.joules,
         )
         for kind, w in sorted(work.items(), key=lambda item: -item[1].seconds)
     ]
 
 
-def _bounds(device: Device) -> dict[str, Bound]:
+def _bounds(engine: Accounts) -> dict[str, Bound]:
     """What takes most of the seconds of each kind of op."""
-    if not isinstance(device, ModelledDevice):
-        return {}
     best: dict[str, tuple[float, Bound]] = {}
-    for (kind, bound), seconds in device.bounds.items():
+    for (kind, bound), seconds in engine.bounds.items():
         if seconds > best.get(kind, (-1.0, "unknown"))[0]:
             best[kind] = (seconds, bound)  # type: ignore[assignment]
     return {kind: bound for kind, (_, bound) in best.items()}

@@ -17,7 +17,7 @@ from twofold.devices.registry import is_real, make_device
 from twofold.engine.build import Progress, build_engine
 from twofold.engine.engine import Engine
 from twofold.engine.request import Request, SamplingParams
-from twofold.fleet.build import build_fleet, fleet_technique
+from twofold.fleet.build import build_fleet, build_processes, fleet_technique, processes_technique
 from twofold.fleet.fleet import Fleet
 from twofold.jobs.predict import label_of
 from twofold.jobs.result import Played, make_result, measured_behaviour
@@ -63,6 +63,8 @@ def run_plan(
     """
     if not is_real(plan.device):
         raise ValueError(f"{plan.device!r} is a modelled device: use `predict`, or run on 'cpu' or 'cuda'")
+    if plan.engine.processes:
+        processes_technique(plan)  # what is wrong with that is said before anything takes long
     checkpoint = checkpoint or find_checkpoint(plan.model)
     if plan.quality.enabled and baseline is None:
         baseline = quality_baseline(plan, checkpoint, progress)
@@ -77,15 +79,16 @@ def run_plan(
             played = play(engine, workload, progress)
         engine.check_techniques()
         grown = _resident_bytes() - before - _mapped_bytes(checkpoint)
-        behaviour = measured_behaviour(engine.engines)
+        accounts = engine.accounts()
+        behaviour = measured_behaviour(accounts)
         result = make_result(
             plan,
-            engine.engines,
+            accounts,
             played,
             workload,
             label=label or label_of(plan),
             model=plan.model,
-            grown=grown if plan.device == "cpu" else None,
+            grown=grown if plan.device == "cpu" and not plan.engine.processes else None,
             energy_missing=why,
         )
         result = _with_energy(result, sampler.joules, played)
@@ -93,7 +96,7 @@ def run_plan(
             baseline is not None and plan.quality.enabled
         ):  # after the result: scoring is no part of what was timed
             missing = {name: why for name, why in result.missing.items() if name != "quality"}
-            quality = measure_quality(engine.engines[0], baseline, progress)
+            quality = measure_quality(engine, baseline, progress)
             result = result.model_copy(update={"quality": quality, "missing": missing})
         return RunOutcome(result, behaviour)
 
@@ -131,6 +134,9 @@ def _load(plan: Plan, checkpoint: Checkpoint, profile: bool, progress: Progress 
     if fleet_technique(plan) is None:
         return load_engine(plan, checkpoint, profile=profile, progress=progress)
     gc.collect()
+    if plan.engine.processes:
+        calibration = _calibration(checkpoint)
+        return build_processes(plan, checkpoint, calibration=calibration, profile=profile, progress=progress)
     return build_fleet(
         plan,
         checkpoint.spec,
@@ -154,8 +160,14 @@ def _calibration(checkpoint: Checkpoint) -> Callable[[], Sequence[int]] | None:
 
 def quality_baseline(plan: Plan, checkpoint: Checkpoint, progress: Progress | None = None) -> QualityBaseline:
     """What the unmodified model says on the plan's quality texts."""
-    with contextlib.closing(load_engine(plan.with_techniques(()), checkpoint, progress=progress)) as engine:
+    with contextlib.closing(load_engine(unmodified(plan), checkpoint, progress=progress)) as engine:
         return QualityBaseline.of(engine, plan.quality, progress)
+
+
+def unmodified(plan: Plan) -> Plan:
+    """`plan` without techniques, and so as one instance in this process."""
+    engine = plan.engine.model_copy(update={"processes": False})
+    return plan.with_techniques(()).model_copy(update={"engine": engine})
 
 
 def play(engine: Engine | Fleet, workload: Workload, progress: Progress | None = None) -> Played:
@@ -179,9 +191,9 @@ def warm_up(engine: Engine | Fleet, workload: Workload) -> None:
     prompt = workload.items[0].prompt
     assert not isinstance(prompt, int | str)
     params = SamplingParams(max_tokens=4, ignore_eos=True)
-    engine.play([(0.0, list(prompt)[-WARM_UP_TOKENS:], params)] * len(engine.engines))
-    for each in engine.engines:
-        each.scheduler.blocks.forget_cached()
+    count = len(engine.instances) if isinstance(engine, Fleet) else 1
+    engine.play([(0.0, list(prompt)[-WARM_UP_TOKENS:], params)] * count)
+    engine.forget_cached()
 
 
 def _mapped_bytes(checkpoint: Checkpoint) -> int:

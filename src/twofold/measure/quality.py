@@ -16,6 +16,7 @@ import torch
 from twofold.engine.build import Progress
 from twofold.engine.engine import Engine
 from twofold.engine.request import SamplingParams
+from twofold.fleet.fleet import Fleet
 from twofold.measure.passkey import ANSWER_TOKENS, Passkey, make_passkeys
 from twofold.plan import QualityPlan
 from twofold.report.schema import Figure, Quality
@@ -84,7 +85,9 @@ class QualityBaseline:
         return cls(windows, keys, math.exp(nll / sum(len(w.targets) for w in windows)), source)
 
 
-def measure_quality(engine: Engine, baseline: QualityBaseline, progress: Progress | None = None) -> Quality:
+def measure_quality(
+    engine: Engine | Fleet, baseline: QualityBaseline, progress: Progress | None = None
+) -> Quality:
     """Quality of `engine`'s model and techniques against `baseline`."""
     kl = nll = 0.0
     agreed = tokens = 0
@@ -113,7 +116,7 @@ def _nll(logprobs: torch.Tensor, targets: torch.Tensor) -> float:
     return -float(logprobs.gather(-1, targets[:, None]).double().sum())
 
 
-def _passkey_scores(engine: Engine, passkeys: list[Passkey]) -> dict[int, Figure]:
+def _passkey_scores(engine: Engine | Fleet, passkeys: list[Passkey]) -> dict[int, Figure]:
     params = SamplingParams(max_tokens=ANSWER_TOKENS)
     answers = engine.generate([key.ids for key in passkeys], params)
     found: dict[int, list[bool]] = {}

@@ -63,7 +63,7 @@ def test_a_draft_model_that_equals_the_target_is_always_right(params: SamplingPa
     assert [c.token_ids for c in engine.generate(asked, params)] == [c.token_ids for c in expected]
     assert engine.totals.accepted == engine.totals.drafted > 0
     assert engine.totals.decodes < 0.4 * plain.totals.decodes
-    assert measured_behaviour([engine])["acceptance_rate"] == pytest.approx(1.0, abs=1e-6)
+    assert measured_behaviour(engine.accounts())["acceptance_rate"] == pytest.approx(1.0, abs=1e-6)
 
 
 def test_rejected_guesses_leave_no_trace_in_the_draft_models_cache() -> None:

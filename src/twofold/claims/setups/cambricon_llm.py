@@ -151,7 +151,8 @@ CLAIMS = (
         "OPT-6.7B, INT8",
         "simulated flash errors",
         f"{_PAPER}, section VIII-D",
-        why_not="needs the 6.7B model's weights and three question sets, which are not available offline",
+        why_not="needs the 6.7B model's weights and three question sets, which are not available offline; "
+        "technique on-die-ecc has the errors and their correction for models that are there",
     ),
 )
 

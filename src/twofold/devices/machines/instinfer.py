@@ -184,7 +184,8 @@ class InstInfer(Machine):
         if op.space != "device" or op.pack_flop:
             raise self.refusal(op, "its drives store entries as 16-bit numbers; keep a plain cache there")
         f = self.figures
-        seconds = f.pcie_latency + op.cache_bytes * self._share(0) / min(f.write_bandwidth, f.pcie_bandwidth)
+        rate = f.drives * min(f.write_bandwidth, f.pcie_bandwidth)
+        seconds = f.pcie_latency + op.cache_bytes / rate
         sent = Work.of("link", seconds, op.cache_bytes * f.pcie_joules)
         return sent.beside(Work.of("flash", seconds, op.cache_bytes * f.write_joules))
 
@@ -201,11 +202,6 @@ class InstInfer(Machine):
     def _on_gpu(self, op: Op) -> Work:
         charge = self.gpu.charge(op, op.cost())
         return Work.of(_GPU_PARTS[charge.bound], charge.seconds, charge.joules)
-
-    def _share(self, heads: int) -> float:
-        """Of the cache, in the busiest of the drives; `heads` KV heads are dealt out, or bytes where 0."""
-        drives = self.figures.drives
-        return -(-heads // drives) / heads if heads else 1 / drives
 
     def _attend_prompts(self, op: Attention, totals: SpanTotals) -> Work:
         """On the GPU, which has the keys of a step's own tokens; earlier ones come from the drives."""
@@ -240,7 +236,8 @@ class InstInfer(Machine):
 
     def _stream(self, nbytes: float, flop: float, op: Attention) -> Work:
         """`nbytes` of pages of all drives through filters and products."""
-        f, share = self.figures, self._share(op.kv_heads)
+        f = self.figures
+        share = -(-op.kv_heads // f.drives) / op.kv_heads  # of the busiest drive, which has whole heads
         pages = self.nand.pages_of(nbytes * share)
         sensed = self.nand.read_joules(nbytes / f.shape.page_bytes, nbytes)
         read = Work.of("flash", self.nand.read_seconds(pages), sensed)
@@ -250,7 +247,7 @@ class InstInfer(Machine):
 
     def _link(self, nbytes: float) -> Work:
         f = self.figures
-        seconds = f.pcie_latency + nbytes * self._share(0) / f.pcie_bandwidth
+        seconds = f.pcie_latency + nbytes / (f.drives * f.pcie_bandwidth)
         return Work.of("link", seconds, nbytes * f.pcie_joules)
 
 
