@@ -127,6 +127,16 @@ def test_a_single_machine_is_not_told_to_multiply() -> None:
     with pytest.raises(DoesNotFitError) as error:
         predict("llama-3.1-8b", "pim-gpt")
     assert "tp=" not in str(error.value)
+    assert "devices" not in str(error.value)
+
+
+@pytest.mark.parametrize("device", ["waferllm", "sn40l"])
+def test_a_machine_is_not_told_to_take_weights_that_it_refuses(device: str) -> None:
+    """Both multiply 16-bit weights alone: fewer bits are no way to fit."""
+    with pytest.raises(DoesNotFitError) as error:
+        predict("llama-2-70b", device)
+    assert "int-vs-fp" not in str(error.value)
+    assert ("tp=4" in str(error.value)) == (device == "sn40l")
 
 
 def test_smallest_change_does_fit() -> None:

@@ -48,10 +48,7 @@ class PeArray(Machine):
     """
 
     kind = "systolic"
-    note = (
-        "not validated by measurement; a byte of its DRAM costs what the sources' simulator says, which is "
-        "less than DRAM of today takes"
-    )
+    note = "not validated by measurement; leakage of its logic, of which no figure is published, is not counted"
     precisions: ClassVar[tuple[Precision, ...]] = FLOATS
     more: ClassVar[tuple[str, ...]] = ("dram.bandwidth", "lanes", "hertz")
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from twofold.devices.base import OpTotals
+from twofold.devices.base import Confidence, OpTotals
 from twofold.devices.modelled import ModelledDevice
 from twofold.engine.active import Active
 from twofold.engine.memory import MemoryPlan
@@ -55,7 +55,7 @@ class Accounts:
 
     device: str
     real: bool
-    confidence: str
+    confidence: Confidence
     ops: dict[str, OpTotals]
     totals: EngineTotals
     memory: MemoryPlan

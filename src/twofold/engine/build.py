@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from twofold.devices.base import Device
+from twofold.devices.machine import Machine
 from twofold.devices.modelled import ModelledDevice
 from twofold.devices.torch_device import TorchDevice
 from twofold.engine.active import activate, the_one
@@ -31,8 +32,10 @@ from twofold.models.build import build_model
 from twofold.models.cache import CacheSize
 from twofold.models.parallel import Parallel
 from twofold.models.spec import ModelSpec
+from twofold.models.step import StepInput
 from twofold.models.tensors import Checkpoint
 from twofold.models.transformer import Transformer
+from twofold.ops.attention import Span
 from twofold.plan import Plan
 from twofold.techniques.base import Technique
 
@@ -95,7 +98,9 @@ def build_engine(
             held = _build_drafter(plan, device, share, checkpoint)
             memory = memory_for(plan, device, share.model, share.limits, held)
         except DoesNotFitError as error:
-            change = smallest_change(plan, spec, lambda p: _fits(p, device, spec, checkpoint))
+            change = smallest_change(
+                plan, spec, lambda p: _fits(p, device, spec, checkpoint), linkable=device.linkable
+            )
             raise DoesNotFitError(f"{spec.name} does not fit on {device.name}: {error}. {change}") from None
         if followers is not None:
             followers.ready()
@@ -174,9 +179,12 @@ def memory_for(
 
 
 def _fits(plan: Plan, device: Device, spec: ModelSpec, checkpoint: Checkpoint | None) -> bool:
-    """Whether `plan` fits, judged from shapes and formats alone."""
+    """Whether `plan` fits, judged from shapes and formats alone, and the device can execute it."""
     cut = plan.parallel
+    machine = device if isinstance(device, Machine) else None
     if cut.tp * cut.pp * cut.dp > device.ranks and not device.linkable:
+        return False
+    if machine is not None and cut.tp > machine.most:
         return False
     try:
         techniques = make_techniques(plan, spec)
@@ -186,6 +194,8 @@ def _fits(plan: Plan, device: Device, spec: ModelSpec, checkpoint: Checkpoint | 
         share = Share(build_model(spec, options), actives, limits)
         held = _build_drafter(plan, device, share, checkpoint, load=False)
         memory_for(plan, device, share.model, limits, held)
+        if machine is not None and cut.tp == machine.num_devices:
+            machine.forward(share.model, StepInput([Span(1, 1)], num_tokens=1, num_logits=1))
     except ValueError:
         return False
     return True

@@ -8,19 +8,19 @@ from twofold.models.spec import ModelSpec
 from twofold.plan import Plan, TechniqueUse
 
 
-def smallest_change(plan: Plan, spec: ModelSpec, fits: Callable[[Plan], bool]) -> str:
-    """A sentence naming the least change of each kind (length of requests, weight format, number of devices)
-    with which `fits` holds."""
+def smallest_change(plan: Plan, spec: ModelSpec, fits: Callable[[Plan], bool], *, linkable: bool) -> str:
+    """A sentence naming the least change of each kind (length of requests, weight format, number of devices
+    where they are `linkable`) with which `fits` holds."""
     found = [
         change
         for change in (_shorter(plan, spec, fits), _packed(plan, fits), _cut(plan, spec, fits))
         if change
     ]
     if not found:
-        return (
-            "Neither shorter requests, packed weights nor up to 32 such devices hold it: "
-            "choose a smaller model or a larger device"
-        )
+        tried = "shorter requests nor weights in fewer bits"
+        if linkable:
+            tried = "shorter requests, weights in fewer bits nor more such devices"
+        return f"Neither {tried} make it fit: choose a smaller model or a larger device"
     return "It would fit " + ", or ".join(found)
 
 

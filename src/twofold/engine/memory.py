@@ -31,7 +31,8 @@ NOTHING_HELD = Held()
 class MemoryPlan:
     """Bytes per device by part. cache: what is reserved, num_blocks blocks of block_bytes, and a store of
     sequence_bytes for every sequence that may run at once; drafter: what is
-    reserved for one, as `held` says.
+    reserved for one, as `held` says. capacity: of all memories; cache_capacity: of one that the cache has to
+    itself (0: there is none).
     """
 
     capacity: int
@@ -43,6 +44,7 @@ class MemoryPlan:
     sequence_bytes: int = 0
     drafter: int = 0
     held: Held = NOTHING_HELD
+    cache_capacity: int = 0
 
     @property
     def total(self) -> int:
@@ -59,6 +61,12 @@ class MemoryPlan:
         if self.drafter:
             parts["drafter"] = self.drafter
         lines = [f"{name} {size / 1e9:.2f} GB" for name, size in parts.items()]
+        if self.cache_capacity:
+            beside, room = self.total - self.cache, self.capacity - self.cache_capacity
+            return (
+                f"{', '.join(lines)}; {beside / 1e9:.2f} GB of {room / 1e9:.2f} GB, and the cache of "
+                f"{self.cache_capacity / 1e9:.2f} GB of its own"
+            )
         return f"{', '.join(lines)}; total {self.total / 1e9:.2f} GB of {self.capacity / 1e9:.2f} GB"
 
 
@@ -126,6 +134,7 @@ def plan_memory(
         per_seq,
         held.total(max(count, needed), max_seqs),
         held,
+        cache_memory or 0,
     )
     if needed > fits or left < 0 or beside > capacity:
         raise DoesNotFitError(plan.table())

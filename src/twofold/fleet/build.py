@@ -41,14 +41,14 @@ def processes_technique(plan: Plan) -> Technique:
     policy = None if technique is None else technique.fleet_policy()
     if technique is None or policy is None:
         raise ValueError(
-            "engine.processes puts every instance of a technique over several instances into a process of its "
-            "own, and no technique of this plan is one: add splitwise or llumnix, or drop processes"
+            "engine.processes puts every instance of a technique over several instances into a process of "
+            "its own, and no technique of this plan is one: add splitwise or llumnix, or drop processes"
         )
     cut = plan.parallel
     if plan.device != "cpu" or cut.tp * cut.pp > 1:
         raise ValueError(
-            f"{technique.info.name}: processes of instances run on device 'cpu', the whole model in each: use "
-            f"that with tp=1 and pp=1, not {plan.device!r} with tp={cut.tp} and pp={cut.pp}, or drop "
+            f"{technique.info.name}: processes of instances run on device 'cpu', the whole model in each: "
+            f"use that with tp=1 and pp=1, not {plan.device!r} with tp={cut.tp} and pp={cut.pp}, or drop "
             "engine.processes"
         )
     _check_places(plan, policy, plan.device)

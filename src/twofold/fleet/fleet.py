@@ -33,8 +33,9 @@ class Fleet:
     """Runs requests on `instances`, which share one clock.
 
     wire: what caches go over. technique: the one whose policy it is (None: no technique's). taking_turns: the
-    instances share one device, which executes one step at a time. downtimes: seconds for which each request stood still that moved; sent_bytes: of caches, all ranks
-    of an instance together. Both are added to the policy's counters, as `downtime_us` and `sent_bytes`.
+    instances share one device, which executes one step at a time. downtimes: seconds for which each request
+    stood still that moved; sent_bytes: of caches, all ranks of an instance together. Both are added to the
+    policy's counters, as `downtime_us` and `sent_bytes`.
     """
 
     def __init__(
@@ -195,7 +196,9 @@ class Fleet:
                     move, source, target, self.wire, policy.stages, now, policy.layerwise_from
                 )
         for id, migration in list(self._migrations.items()):
-            migration.advance(now)
+            migration.advance(self.clock.now())
+            if migration.stopped:  # what is there already need not wait for others to be asked
+                migration.advance(self.clock.now())
             if migration.arrived is not None:
                 del self._migrations[id]
                 self._account(migration)
@@ -255,6 +258,7 @@ class Fleet:
             instance.reset_totals()
         self.downtimes = []
         self.sent_bytes = 0
+        self.policy.counters.update(dict.fromkeys(self.policy.counters, 0))
 
     def close(self) -> None:
         """Close every instance."""

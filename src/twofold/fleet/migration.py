@@ -50,6 +50,11 @@ class Migration:
         elif layerwise_from is not None and place.outputs == 1 and place.context >= layerwise_from:
             self._computed = source.newest_step
 
+    @property
+    def stopped(self) -> bool:
+        """Whether the request has left its source, and so stands still."""
+        return self._parcel is not None
+
     def advance(self, now: float) -> None:
         """Do what can be done by `now`: the next stage, the last one, or the commit."""
         if self.arrived is not None or now < self.due:

@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from twofold.fleet.instance import Instance, Parcel
 
 
+PATIENCE_SECONDS = 0.002
+"""How long an instance waits for what is asked next before it goes on: a move is several questions in a row,
+and a step may take longer than the whole of it."""
+
+
 def main(descriptor: int) -> None:
     """Serve the connection behind a file descriptor."""
     live_with_parent()
@@ -43,7 +48,9 @@ def _serve(connection: Connection) -> None:
         return
     connection.send(("up", served.instance.block_bytes, served.instance.block_size))
     while True:
-        while connection.poll(0 if served.instance.has_work else None):
+        patience = 0.0
+        while connection.poll(patience if served.instance.has_work else None):
+            patience = PATIENCE_SECONDS
             method, args = connection.recv()
             try:
                 value = getattr(served, method)(*args)

@@ -24,6 +24,9 @@ from twofold.report.comparison import Comparison, Row
 from twofold.report.schema import Result
 from twofold.report.tradeoff import tradeoffs
 
+REPEATS = 3
+"""How often a row's workload is played where that takes a few seconds."""
+
 
 def variants(plan: Plan) -> list[tuple[TechniqueUse, ...]]:
     """The technique sets that are compared: none, each of the plan's alone, then its combinations.
@@ -88,7 +91,7 @@ def _variant(plan: Plan, uses: tuple[TechniqueUse, ...]) -> Plan:
 def _drift(plan: Plan, checkpoint: Checkpoint, first: Result, progress: Progress | None) -> list[str]:
     """How fast the baseline is once everything has been measured: what ratios to it can be trusted to."""
     again = unmodified(plan).model_copy(update={"quality": QualityPlan(enabled=False)})
-    last = run_plan(again, checkpoint=checkpoint, profile=True, progress=progress).result
+    last = run_plan(again, checkpoint=checkpoint, profile=True, repeats=REPEATS, progress=progress).result
     if first.tokens_per_s is None or last.tokens_per_s is None:
         return []
     ratio = units.ratio(last.tokens_per_s.mid / first.tokens_per_s.mid)
@@ -114,7 +117,13 @@ def _row(
     try:
         make_techniques(plan, checkpoint.spec)
         outcome = run_plan(
-            plan, label=label, checkpoint=checkpoint, baseline=baseline, profile=True, progress=progress
+            plan,
+            label=label,
+            checkpoint=checkpoint,
+            baseline=baseline,
+            profile=True,
+            repeats=REPEATS,
+            progress=progress,
         )
         return _predicted(plan, label, checkpoint, outcome, predict_here), outcome.behaviour
     except (ValueError, NotReachedError) as error:

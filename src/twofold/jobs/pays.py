@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from twofold.report.schema import Result
 from twofold.report.tradeoff import Trial
 from twofold.workloads.workload import make_workload
 
-_LONG = WorkloadPlan(requests=32, prompt=8192, output=256, concurrency=16)
+_LONG = WorkloadPlan(requests=16, prompt=8192, output=256, concurrency=16)
 _ONE = WorkloadPlan(requests=1, prompt=512, output=256, concurrency=1)
 
 
@@ -68,3 +69,6 @@ class Elsewhere:
             return predict_plan(plan.model_copy(update=changes), place.device, recorded=dict(recorded))
         except (ValueError, NotReachedError) as error:
             return str(error)
+        except Exception as error:  # one prediction that breaks is no reason to lose what was measured
+            logging.getLogger(__name__).exception("a prediction for %s failed", place.device)
+            return f"{type(error).__name__}: {error}"

@@ -33,6 +33,8 @@ from twofold.workloads.workload import Workload, make_workload
 
 CALIBRATION_TOKENS = 512
 WARM_UP_TOKENS = 16
+LONG_ENOUGH = 5.0
+"""Seconds of a workload that are worth no repeat."""
 METER_INTERVAL = 10.0
 """Seconds between readings of an energy meter: its counter wraps around within minutes on a large machine."""
 
@@ -52,14 +54,16 @@ def run_plan(
     checkpoint: Checkpoint | None = None,
     baseline: QualityBaseline | None = None,
     profile: bool = False,
+    repeats: int = 1,
     progress: Progress | None = None,
 ) -> RunOutcome:
     """Execute `plan` on its device.
 
     baseline: what the unmodified model says on the quality texts (computed here where it is missing and
     quality is asked for).
-    profile: time every op, at some cost in speed. ValueError where the plan cannot work; NotReachedError
-    where a technique was never reached.
+    profile: time every op, at some cost in speed. repeats: how often a workload of a few seconds is played;
+    the one of median speed is the result, with the range over all as its intervals. ValueError where the plan
+    cannot work; NotReachedError where a technique was never reached.
     """
     if not is_real(plan.device):
         raise ValueError(f"{plan.device!r} is a modelled device: use `predict`, or run on 'cpu' or 'cuda'")
@@ -75,23 +79,32 @@ def run_plan(
         )
         warm_up(engine, workload)
         meter, why = _energy_meter(plan.device)
-        with Sampler(meter, NO_SENSORS, METER_INTERVAL) as sampler:
-            played = play(engine, workload, progress)
-        engine.check_techniques()
-        grown = _resident_bytes() - before - _mapped_bytes(checkpoint)
-        accounts = engine.accounts()
+        results: list[Result] = []
+        grown: float | None = None
+        while len(results) < repeats:
+            with Sampler(meter, NO_SENSORS, METER_INTERVAL) as sampler:
+                played = play(engine, workload, progress)
+            if not results:
+                engine.check_techniques()
+                if plan.device == "cpu" and not plan.engine.processes:
+                    grown = _resident_bytes() - before - _mapped_bytes(checkpoint)
+            accounts = engine.accounts()
+            result = make_result(
+                plan,
+                accounts,
+                played,
+                workload,
+                label=label or label_of(plan),
+                model=plan.model,
+                grown=grown,
+                energy_missing=why,
+            )
+            results.append(_with_energy(result, sampler.joules, played))
+            engine.forget_cached()
+            if played.seconds > LONG_ENOUGH:
+                break
         behaviour = measured_behaviour(accounts)
-        result = make_result(
-            plan,
-            accounts,
-            played,
-            workload,
-            label=label or label_of(plan),
-            model=plan.model,
-            grown=grown if plan.device == "cpu" and not plan.engine.processes else None,
-            energy_missing=why,
-        )
-        result = _with_energy(result, sampler.joules, played)
+        result = _median(results)
         if (
             baseline is not None and plan.quality.enabled
         ):  # after the result: scoring is no part of what was timed
@@ -99,6 +112,19 @@ def run_plan(
             quality = measure_quality(engine, baseline, progress)
             result = result.model_copy(update={"quality": quality, "missing": missing})
         return RunOutcome(result, behaviour)
+
+
+def _median(results: Sequence[Result]) -> Result:
+    """The result of median speed (of two, the slower), its times and speeds with the range over all."""
+    ordered = sorted(results, key=lambda result: result.tokens_per_s.mid if result.tokens_per_s else 0.0)
+    middle = ordered[(len(ordered) - 1) // 2]
+    ranges = {}
+    for name in ("ttft", "tpot", "itl", "e2e", "tokens_per_s", "prefill_tokens_per_s"):
+        figures = [figure for result in results if (figure := result.figure(name)) is not None]
+        if (figure := middle.figure(name)) is not None:
+            low, high = min(f.low for f in figures), max(f.high for f in figures)
+            ranges[name] = Figure(low=low, mid=figure.mid, high=high, unit=figure.unit)
+    return middle.model_copy(update=ranges)
 
 
 def _energy_meter(device: str) -> tuple[EnergyMeter | None, str]:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from twofold.report import units
-from twofold.report.svg import COLOURS, INK, PAPER, SMALL, drawing, legend, to_svg
+from twofold.report.svg import COLOURS, INK, PAPER, SMALL, drawing, legend, shortened, to_svg
 
 _KEPT = 7  # kinds of op that keep a colour of their own; the smallest of the others are summed as "other"
 
@@ -45,7 +45,7 @@ def stacked(groups: Sequence[Group], unit: str, *, name: str, title: str, limit:
             axes.text(
                 0,
                 at + gap - thick * 0.62,
-                group.label,
+                shortened(group.label),
                 va="bottom",
                 ha="left",
                 fontsize=SMALL,

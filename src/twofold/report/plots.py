@@ -17,6 +17,7 @@ from twofold.report.svg import (
     SMALL,
     drawing,
     legend,
+    shortened,
     to_svg,
 )
 
@@ -99,7 +100,7 @@ def device_speedups(rows: Sequence[tuple[str, Mapping[str, float]]], *, name: st
         for index, (label, gains) in enumerate(rows):
             at = index * step
             axes.annotate(
-                label,
+                shortened(label),
                 (0, at),
                 xycoords=("axes fraction", "data"),
                 xytext=(0, 6),

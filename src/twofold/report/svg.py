@@ -23,6 +23,8 @@ INK, RULE, PAPER = "#010203", "#040506", "#070809"
 WIDTH = 5.2  # inches; small enough that the text stays readable when a plot is scaled to a phone
 FONT = 9.5  # points
 SMALL = FONT - 1
+_LONGEST = 64
+"""Characters of a label in the small font that fit beside each other."""
 
 _REPLACED = {INK: "currentColor", RULE: "var(--rule, #d0d0d0)", PAPER: "var(--paper, #ffffff)"} | {
     colour: f"var(--c{i}, {colour})" for i, colour in enumerate(COLOURS)
@@ -96,6 +98,11 @@ def legend(figure: Figure, axes: Any, columns: int = 4) -> None:
         handletextpad=0.5,
         borderaxespad=0.0,
     )
+
+
+def shortened(label: str) -> str:
+    """A label that fits the width of a plot: what is too long ends in "…"."""
+    return label if len(label) <= _LONGEST else label[: _LONGEST - 1].rstrip(" ,(+") + "…"
 
 
 def label_points(axes: Any, points: Sequence[tuple[float, float, str]]) -> None:

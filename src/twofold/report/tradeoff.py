@@ -63,7 +63,8 @@ class Tradeoff(Record):
 
     weights, cache, bytes: counted at the peak, per device; `bytes` is all of them. on_front: no other row is
     as good in quality, bytes and speed and better in one (None where one of the three is not known). pays_in,
-    loses_in: where the row is better or worse than the baseline by more than 3 %. pays_at: for each that it
+    loses_in: where the row is better or worse than the baseline by more than 3 % and by more than repeated
+    measurements differ. pays_at: for each that it
     loses in (for both where it pays in neither), the place of those tried where it is predicted to pay most;
     None: at none of them.
     """
@@ -105,9 +106,12 @@ def _over_baseline(label: str, ours: Result, base: Result, trials: Sequence[Tria
     speed = _over(ours.tokens_per_s, base.tokens_per_s)
     size = _over(ours.memory.total, base.memory.total)
     # Of each the factor by which the row is better.
-    better: Mapping[Gain, float | None] = {"speed": speed, "bytes": None if not size else 1 / size}
-    pays = [gain for gain, factor in better.items() if factor is not None and factor > 1 + EVEN]
-    loses = [gain for gain, factor in better.items() if factor is not None and factor < 1 - EVEN]
+    better: Mapping[Gain, float] = {
+        "speed": _clear(ours.tokens_per_s, base.tokens_per_s),
+        "bytes": 1 / (_clear(ours.memory.total, base.memory.total) or 1.0),
+    }
+    pays = [gain for gain, factor in better.items() if factor > 1 + EVEN]
+    loses = [gain for gain, factor in better.items() if factor < 1 - EVEN]
     wanted = [] if ours is base else loses if pays else list(better)
     return Tradeoff(
         label=label,
@@ -141,6 +145,14 @@ def _on_front(row: Tradeoff, rows: Sequence[Tradeoff]) -> bool | None:
     return not any(
         theirs != mine and all(a <= b for a, b in zip(theirs, mine, strict=True)) for theirs in others
     )
+
+
+def _clear(ours: Figure | None, base: Figure | None) -> float:
+    """The ratio of two figures where their intervals do not overlap; else, and where one is unknown, 1."""
+    if ours is None or base is None or not base.mid:
+        return 1.0
+    apart = ours.low > base.high or ours.high < base.low
+    return ours.mid / base.mid if apart else 1.0
 
 
 def _over(ours: Figure | None, base: Figure | None) -> float | None:

@@ -58,7 +58,9 @@ def _line(number: int, row: Tradeoff) -> Line:
 
 def pays_grid(comparison: Comparison) -> Grid | None:
     """The rows that are slower or larger than the baseline here, or neither faster nor smaller, and where
-    they are predicted to pay. None where there are none."""
+    they are predicted to pay. None where there are none, or nothing was measured."""
+    if comparison.baseline.measured is None:
+        return None
     found = [row for row in comparison.tradeoffs if row.pays_at]
     if not found:
         return None
@@ -85,7 +87,7 @@ def pays_grid(comparison: Comparison) -> Grid | None:
         Column("all bytes", "vs. base"),
         Column("predicted to pay", align="left"),
     )
-    notes = [f"within {EVEN * 100:.0f} % of the baseline counts as equal"]
+    notes = [f"within {EVEN * 100:.0f} % of the baseline, or within the range of repeats, counts as equal"]
     if tried:
         notes += [f"({letter}) {place}" for place, letter in places.items()]
         notes.append(

@@ -37,111 +37,36 @@ _PAPER = "arXiv:2409.15654"
 _L, _M, _S = "Cambricon-LLM-L (simulated)", "Cambricon-LLM-M (simulated)", "Cambricon-LLM-S (simulated)"
 _SSD = "FlexGen, weights on an NVMe SSD, A100 80 GB, INT8"
 _DRAM = "FlexGen, weights in host memory, A100 80 GB, INT8"
-
-
-def _claim(
-    key: str,
-    figure: str,
-    claimed: tuple[float, float],
-    unit: str,
-    baseline: str,
-    model: str,
-    hardware: str,
-    where: str,
-    setup: str,
-) -> Claim:
-    source = f"{_PAPER}, {where}"
-    return Claim(key, figure, claimed, unit, baseline, model, hardware, source, f"cambricon_llm:{setup}")
+_MLC = "MLC-LLM, 4-bit weights, Snapdragon 8 Gen 2"
 
 
 def _speed(key: str, rate: float, model: str, hardware: str, where: str) -> Claim:
-    setup = key.replace("-", "_")
-    return _claim(key, "decoding speed", (rate, rate), "token/s", "none", model, hardware, where, setup)
+    setup, source = f"cambricon_llm:{key.replace('-', '_')}", f"{_PAPER}, {where}"
+    return Claim(key, "decoding speed", (rate, rate), "token/s", "none", model, hardware, source, setup)
 
 
+def _ratio(
+    key: str, figure: str, claimed: tuple[float, float], baseline: str, model: str, hardware: str, where: str
+) -> Claim:
+    setup, source = f"cambricon_llm:{key.replace('-', '_')}", f"{_PAPER}, section {where}"
+    return Claim(key, figure, claimed, "x", baseline, model, hardware, source, setup)
+
+
+_FAST, _BOTH, _ALL = "decoding speed", "OPT-66B and OPT-6.7B", "OPT and Llama2"
 _GAIN = "decoding speed with 4-bit weights over 8-bit weights and activations, mean of the models"
+_SLICED = "speed of a product with sliced reads"
 CLAIMS = (
     _speed("speed-70b", 3.44, "Llama2-70B, INT8", _L, "abstract"),
     _speed("speed-7b", 36.34, "OPT-6.7B, INT8", _L, "abstract and section VIII-A"),
     _speed("speed-7b-m", 10.96, "OPT-6.7B, INT8", _M, "section VIII-A"),
     _speed("speed-7b-s", 3.56, "OPT-6.7B, INT8", _S, "section VIII-A"),
-    _claim(
-        "over-ssd",
-        "decoding speed",
-        (22.1, 44.8),
-        "x",
-        _SSD,
-        "OPT-66B and OPT-6.7B",
-        _L,
-        "section VIII-A",
-        "over_ssd",
-    ),
-    _claim(
-        "over-dram",
-        "decoding speed",
-        (6.8, 10.3),
-        "x",
-        _DRAM,
-        "OPT-66B and OPT-6.7B",
-        _L,
-        "section VIII-A",
-        "over_dram",
-    ),
-    _claim(
-        "over-phone",
-        "decoding speed",
-        (34.0 / 7.58, 34.0 / 7.58),
-        "x",
-        "MLC-LLM, 4-bit weights, Snapdragon 8 Gen 2",
-        "Llama2-7B",
-        _L,
-        "section VIII-A and figure 9",
-        "over_phone",
-    ),
-    _claim(
-        "w4a16-s",
-        _GAIN,
-        (1.853, 1.853),
-        "x",
-        "W8A8",
-        "OPT and Llama2",
-        _S,
-        "section VIII-B",
-        "four_bits_s",
-    ),
-    _claim(
-        "w4a16-l",
-        _GAIN,
-        (1.479, 1.479),
-        "x",
-        "W8A8",
-        "OPT and Llama2",
-        _L,
-        "section VIII-B",
-        "four_bits_l",
-    ),
-    _claim(
-        "tiling",
-        "decoding speed with the NPU taking part",
-        (1.3, 1.4),
-        "x",
-        "all products in the flash",
-        "OPT and Llama2",
-        _S,
-        "section VIII-C",
-        "tiling",
-    ),
-    _claim(
-        "slicing",
-        "speed of a product with sliced reads",
-        (1.6, 1.8),
-        "x",
-        "reads of whole pages",
-        "OPT and Llama2",
-        _S,
-        "section VIII-C",
-        "slicing",
-    ),
+    _ratio("over-ssd", _FAST, (22.1, 44.8), _SSD, _BOTH, _L, "VIII-A"),
+    _ratio("over-dram", _FAST, (6.8, 10.3), _DRAM, _BOTH, _L, "VIII-A"),
+    _ratio("over-phone", _FAST, (34.0 / 7.58, 34.0 / 7.58), _MLC, "Llama2-7B", _L, "VIII-A, figure 9"),
+    _ratio("four-bits-s", _GAIN, (1.853, 1.853), "W8A8", _ALL, _S, "VIII-B"),
+    _ratio("four-bits-l", _GAIN, (1.479, 1.479), "W8A8", _ALL, _L, "VIII-B"),
+    _ratio("tiling", _FAST, (1.3, 1.4), "all products in the flash, without the NPU", _ALL, _S, "VIII-C"),
+    _ratio("slicing", _SLICED, (1.6, 1.8), "reads of whole pages", _ALL, _S, "VIII-C"),
     Claim(
         "accuracy",
         "share of the accuracy that is left at a bit error rate of 2e-4, with on-die error correction",

@@ -97,13 +97,18 @@ class InFlash:
         period = max(first, arithmetic, inputs + results)
 
         def after(rounds: int) -> Split:
-            inside = min(pages, rounds * s.all_dies)
-            outside = pages - inside
             cores = first + (rounds - 1) * period + drain if rounds else 0.0
             # The bus carries pages when it carries neither vectors nor results.
-            bus = -(-outside // s.channels) * page + rounds * (inputs + results)
+            vector_seconds = rounds * (inputs + results)
+            carried = int((cores - t.read - vector_seconds) / page) * s.channels
+            multiplied = int((cores - t.read) * pages / processor) if processor else pages
+            fitting = min(carried, multiplied) if self.shared else 0
+            outside = min(pages, max(fitting, pages - rounds * s.all_dies, 0))
+            inside = pages - outside
+            bus = -(-outside // s.channels) * page + vector_seconds
             other = max(bus, processor * outside / pages) + t.read if outside else 0.0
-            vector_bytes = vectors * wire * rounds * (tile.columns * s.channels + tile.rows * s.all_dies)
+            # A page's results, and its share of the vectors that all cores of a channel are sent at once.
+            vector_bytes = inside * vectors * wire * (tile.rows + tile.columns / s.channel_dies)
             moved = vector_bytes + outside * s.page_bytes
             return Split(rounds, inside, outside, max(cores, other), moved)
 

@@ -151,9 +151,9 @@ class AlisaCache(AlisaGather):
             pick, mine = picks[seq], slice(start, start + after - before)
             keys, values, queries = k[mine], v[mine], after - before
             if seq in gathered:
-                old_k, old_v = gathered[seq].split((h.kv_heads * h.head_dim, h.kv_heads * h.v_dim), 1)
-                keys = torch.cat((old_k.view(-1, h.kv_heads, h.head_dim), keys))
-                values = torch.cat((old_v.view(-1, h.kv_heads, h.v_dim), values))
+                old, width = gathered[seq], h.kv_heads * h.head_dim
+                keys = torch.cat((old[:, :width].reshape(-1, h.kv_heads, h.head_dim), keys))
+                values = torch.cat((old[:, width:].reshape(-1, h.kv_heads, h.v_dim), values))
             if self.schedule.generates(step.spans[seq]):
                 weights = attention_weights(q[mine], keys, h)
                 out[mine] = weighted(weights, values, queries)
