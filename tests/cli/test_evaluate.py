@@ -185,7 +185,7 @@ def test_compare_calibrates_this_machine_where_it_was_not(
             ["--model", "smollm2-135n"],
             "unknown model 'smollm2-135n', and there is no such file; did you mean 'smollm2-135m'?",
         ),
-        (["--model", "llama-3.1-8b"], "known by its architecture only"),
+        (["--model", "llama-3.1-8b"], "no device to predict on"),
     ],
 )
 def test_compare_refuses_before_it_computes(args: list[str], said: str, gguf: Path, twofold: Twofold) -> None:

@@ -14,6 +14,7 @@ from twofold.jobs.compare import compare_plan
 from twofold.jobs.pays import Elsewhere, Place
 from twofold.jobs.run import RunOutcome, run_plan
 from twofold.plan import Plan, WorkloadPlan
+from twofold.techniques.registry import technique_names
 
 LOAD = {"prompt": 16, "output": 4, "requests": 2}
 SMALL = WorkloadPlan(requests=2, prompt=64, output=8, concurrency=1)
@@ -97,3 +98,9 @@ def test_what_fits_where_the_baseline_does_not_works_alone(plan: Plan) -> None:
     assert small.tokens_per_s is None
     assert large.refused is not None
     assert "does not fit" in large.refused
+
+
+def test_the_example_of_all_techniques_names_every_one() -> None:
+    """`examples/all-techniques.yaml` leaves none out."""
+    plan = Plan.load(Path(__file__).parents[2] / "examples" / "all-techniques.yaml")
+    assert [use.name for use in plan.techniques] == technique_names()

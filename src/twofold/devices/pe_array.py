@@ -18,6 +18,7 @@ from twofold.devices.parts.arithmetic import arithmetic_of
 from twofold.devices.parts.energy import Process
 from twofold.devices.parts.pe import Circuit, Logic
 from twofold.devices.parts.systolic import Product, SystolicArray
+from twofold.devices.parts.tiling import streamed
 from twofold.devices.parts.vector_unit import RECIPROCAL, Arithmetic, VectorUnit, softmax
 from twofold.devices.parts.work import NOTHING, Work
 from twofold.ops import Attention, CacheWrite, Embedding, Gather, Linear, Op
@@ -48,7 +49,9 @@ class PeArray(Machine):
     """
 
     kind = "systolic"
-    note = "not validated by measurement; leakage of its logic, of which no figure is published, is not counted"
+    note = (
+        "not validated by measurement; leakage of its logic is not counted: no figure is published"
+    )
     precisions: ClassVar[tuple[Precision, ...]] = FLOATS
     more: ClassVar[tuple[str, ...]] = ("dram.bandwidth", "lanes", "hertz")
 
@@ -183,13 +186,13 @@ class PeArray(Machine):
     def _from_dram(self, op: Linear, input_bits: int) -> Work:
         """Weights, and activations that fit no buffer: whichever of both loops over the other takes less."""
         f, b = self.figures.dram, self.figures.buffers
-        weights, inputs = self.stored_bytes(op), op.tokens * op.in_features * input_bits / 8
-        read = weights
-        if inputs > b.inputs:
-            read = min(
-                weights + inputs * max(1, -(-weights // (b.weights // 2))),
-                inputs + weights * -(-inputs // (b.inputs // 2)),
-            )
+        read = streamed(
+            self.stored_bytes(op),
+            op.tokens * op.in_features * input_bits / 8,
+            held=b.inputs,
+            weights_room=b.weights // 2,
+            inputs_room=b.inputs // 2,
+        )
         outputs = op.tokens * op.out_features * op.act_bytes
         written = outputs if outputs > b.outputs else 0
         seconds = (read + written) / f.bandwidth

@@ -16,6 +16,7 @@ from twofold.devices.machine import Machine, Peaks
 from twofold.devices.parts.arithmetic import arithmetic_of
 from twofold.devices.parts.energy import Process
 from twofold.devices.parts.systolic import Dataflow, Product, SystolicArray
+from twofold.devices.parts.tiling import streamed
 from twofold.devices.parts.vector_unit import VectorUnit
 from twofold.devices.parts.work import NOTHING, Work
 from twofold.ops import Attention, CacheWrite, Embedding, Gather, Linear, Op
@@ -115,6 +116,9 @@ class SpatialArray(Machine):
     """A 2D and a 1D array that share a buffer."""
 
     kind = "spatial"
+    note = (
+        "not validated by measurement; as in its source, only operations and accesses take energy"
+    )
     precisions: ClassVar[tuple[Precision, ...]] = ("bf16", "fp16")
     sources = SOURCES
     more: ClassVar[tuple[str, ...]] = ("hertz", "lanes", "bandwidth")
@@ -213,11 +217,8 @@ class SpatialArray(Machine):
         half = self.figures.buffer_bytes / 2
         inputs = op.tokens * op.in_features * ELEMENT
         outputs = op.tokens * op.out_features * ELEMENT
-        written = outputs if outputs > half else 0
-        if inputs <= half:
-            return op.weight_bytes + written
-        rounds = ceil(op.weight_bytes / half), ceil(inputs / half)
-        return written + min(op.weight_bytes + inputs * rounds[0], inputs + op.weight_bytes * rounds[1])
+        read = streamed(op.weight_bytes, inputs, held=half, weights_room=half, inputs_room=half)
+        return read + (outputs if outputs > half else 0)
 
     def cache_write(self, op: CacheWrite) -> Work:
         """Into the DRAM."""

@@ -110,13 +110,18 @@ class Bounds:
         self._layouts: dict[tuple[str, Layout], str] = {}
 
     def price(self, deployment: Deployment) -> float | None:
-        """USD per hour of all devices; None where it is known neither from the plan nor from the device
+        """USD per hour of all devices; None where one is known neither from the plan nor from the device
         file."""
-        each = self.explore.prices.get(deployment.device)
-        file = self.file(deployment.device)
-        if each is None and file is not None and file.price is not None and file.price.per_hour is not None:
-            each = file.price.per_hour.value
-        return None if each is None else each * deployment.layout.devices
+        total = 0.0
+        for device in self.space.instances(deployment):
+            each = self.explore.prices.get(device)
+            file = self.file(device)
+            if each is None and file is not None and file.price is not None:
+                each = None if file.price.per_hour is None else file.price.per_hour.value
+            if each is None:
+                return None
+            total += each * deployment.layout.devices
+        return total
 
     def file(self, device: str) -> DeviceFile | None:
         """The device's file; None for a machine that is described otherwise, which has no bounds."""
@@ -150,22 +155,24 @@ class Bounds:
             return "techniques", found
         if reason := self._layout(deployment):
             return "layout", reason
+        instances = self.space.instances(deployment)
+        if len(instances) > 1 and deployment.layout.dp > 1:
+            return "layout", "a technique over several instances says itself how many there are: dp is 1"
         budget = self.explore.budget
         price = self.price(deployment)
         needed = "cost" in self.explore.objectives or budget.price_per_hour is not None
         if price is None and needed:
-            return (
-                "price unknown",
-                f"the file of {deployment.device} names no price; give it in explore.prices",
-            )
+            names = " or ".join(sorted(set(instances)))
+            return "price unknown", f"the file of {names} names no price; give it in explore.prices"
         if price is not None and budget.price_per_hour is not None and price > budget.price_per_hour:
             return "price budget", f"{price:.2f} USD per hour are above {budget.price_per_hour:.2f}"
+        files = [known for device in instances if (known := self.file(device)) is not None]
+        watts = sum(known.power.limit.value for known in files) * deployment.layout.devices
+        if budget.watts is not None and watts > budget.watts:
+            return "power budget", f"{watts:.0f} W are above {budget.watts:.0f} W"
         file = self.file(deployment.device)
         if file is None:
             return "", ""
-        watts = file.power.limit.value * deployment.layout.devices
-        if budget.watts is not None and watts > budget.watts:
-            return "power budget", f"{watts:.0f} W are above {budget.watts:.0f} W"
         least = self._weight_bytes(deployment, found, file)
         if least > (room := self.plan.engine.memory or file.memory.capacity.value):
             return "memory", f"weights take at least {least / 1e9:.1f} GB of {room / 1e9:.1f} GB"
@@ -173,10 +180,13 @@ class Bounds:
 
     def floor(self, candidate: Candidate) -> Floor | None:
         """The candidate's bounds; None where the device has none: a machine of its own, or one that was
-        measured kernel by kernel, whose rates are no peaks."""
+        measured kernel by kernel, whose rates are no peaks. Several instances, whose devices may differ, have
+        none either."""
         deployment, setting = candidate.deployment, candidate.setting
         file, found = self.file(deployment.device), self.footprint(deployment)
         if file is None or file.curves is not None or isinstance(found, str):
+            return None
+        if len(self.space.instances(deployment)) > 1:
             return None
         cut, shape = deployment.layout, self.shape
         peak = _peak(file)

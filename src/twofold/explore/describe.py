@@ -21,7 +21,7 @@ def place_of(space: Space, candidate: Candidate) -> Place:
     cut = where.layout
     return Place(
         device=where.device,
-        count=cut.devices,
+        count=space.devices(where),
         tp=cut.tp,
         pp=cut.pp,
         dp=cut.dp,

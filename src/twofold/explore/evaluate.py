@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from twofold.engine.memory import DoesNotFitError
-from twofold.explore.deployment import Deployed
+from twofold.explore.deployment import Deployed, with_setting
 from twofold.explore.estimate import SteadyState
 from twofold.explore.load import Estimate, Shape
 from twofold.explore.plan import LatencyLimit
+from twofold.explore.simulated import simulated
 from twofold.explore.space import Candidate, Setting
+from twofold.fleet.build import fleet_technique
 from twofold.models.find import find_spec, find_stored
 from twofold.plan import Plan
 
@@ -65,6 +67,11 @@ class Evaluator:
     def __call__(self, task: Task) -> list[Verdict]:
         """The verdicts on the candidates of `task`, in their order."""
         self.prepare()
+        if fleet_technique(task.plan) is not None:
+            return [
+                self._simulate(number, with_setting(task.plan, setting), task.device)
+                for number, setting in zip(task.numbers, task.settings, strict=True)
+            ]
         try:
             deployed = Deployed(task.plan, task.device, self.spec, self.stored)
         except ValueError as error:
@@ -74,6 +81,16 @@ class Evaluator:
             self._judge(number, deployed, setting)
             for number, setting in zip(task.numbers, task.settings, strict=True)
         ]
+
+    def _simulate(self, number: int, plan: Plan, device: str) -> Verdict:
+        try:
+            estimate = simulated(plan, device, self.spec, self.stored, self.statistics)
+        except DoesNotFitError as error:
+            return Verdict(number, "memory", str(error))
+        except ValueError as error:
+            return Verdict(number, "formats", str(error))
+        constraint, detail = broken(self.slo, estimate)
+        return Verdict(number, constraint, detail, estimate)
 
     def _judge(self, number: int, deployed: Deployed, setting: Setting) -> Verdict:
         try:

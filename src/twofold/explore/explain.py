@@ -126,7 +126,7 @@ def _rivals(exploration: Exploration, search: Search, best: Winner) -> Iterator[
         )
         price = search.bounds.price(candidate.deployment)
         if what == "device" and first == "cost" and price is not None:
-            even = price / candidate.deployment.layout.devices * here / there
+            even = price / search.space.devices(candidate.deployment) * here / there
             said += f"; it would win below {units.digits(even)} USD per device and hour"
         yield said + "."
 

@@ -46,12 +46,6 @@ def explore(
     """
     started = time.perf_counter()
     plan, section = exploration
-    for device in section.devices:
-        if is_real(device):
-            raise ValueError(
-                f"explore predicts, and {device!r} is a real device: 'this-cpu' is this machine's processor"
-            )
-        make_device(device)
     spec, stored = find_spec(plan.model), find_stored(plan.model)
     shape, summary = _shape(exploration, spec)
     recorded = [
@@ -59,6 +53,12 @@ def explore(
         for uses in section.techniques
     ]
     space = Space(exploration, spec, recorded)
+    for device in space.named_devices:
+        if is_real(device):
+            raise ValueError(
+                f"explore predicts, and {device!r} is a real device: 'this-cpu' is this machine's processor"
+            )
+        make_device(device)
     bounds = Bounds(exploration, space, spec, shape, stored=stored is not None)
     evaluator = Evaluator(plan.model, shape, section.slo)
     pool: Pool = LocalPool(evaluator, jobs) if ray is None else RayPool(evaluator, ray or None)

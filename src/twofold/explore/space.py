@@ -11,6 +11,7 @@ from twofold.explore.plan import Exploration
 from twofold.models.parallel import divisors
 from twofold.models.spec import ModelSpec
 from twofold.plan import Plan, TechniqueUse
+from twofold.techniques.registry import make_technique
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,7 @@ class Space:
     ) -> None:
         plan, explore = exploration
         self.plan, self.sets = plan, explore.techniques
+        self._places = [_places(uses) for uses in self.sets]
         self._recorded = recorded
         load = plan.workload
         limits = plan.engine
@@ -147,6 +149,21 @@ class Space:
         """The techniques that are on in `deployment`."""
         return self.sets[deployment.techniques]
 
+    def instances(self, deployment: Deployment) -> tuple[str, ...]:
+        """The device of each instance of `deployment`: several where a technique works on several, each of
+        which has the whole layout."""
+        return tuple(device or deployment.device for device in self._places[deployment.techniques])
+
+    @property
+    def named_devices(self) -> list[str]:
+        """Every device that is searched, those that techniques name for some instances included."""
+        others = [device for places in self._places for device in places if device is not None]
+        return list(dict.fromkeys([*self.axes["device"], *others]))
+
+    def devices(self, deployment: Deployment) -> int:
+        """Devices that `deployment` takes."""
+        return deployment.layout.devices * len(self.instances(deployment))
+
     def recorded(self, deployment: Deployment) -> dict[str, float]:
         """What earlier runs measured of the data-dependent quantities of its techniques."""
         return self._recorded[deployment.techniques] if self._recorded else {}
@@ -166,6 +183,15 @@ class Space:
         values["engine"] = values.get("engine", {}) | setting.limits()
         values["engine"] |= {"weights": where.weights, "cache_format": where.cache_format}
         return Plan.from_dict(values, "candidate")
+
+
+def _places(uses: tuple[TechniqueUse, ...]) -> Sequence[str | None]:
+    """The device of each instance that `uses` ask for (None: the deployment's own)."""
+    for use in uses:
+        policy = make_technique(use.name, use.params).fleet_policy()
+        if policy is not None:
+            return policy.devices
+    return (None,)
 
 
 def _layouts(exploration: Exploration, spec: ModelSpec) -> Iterator[Layout]:

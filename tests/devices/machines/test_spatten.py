@@ -12,7 +12,7 @@ from twofold.devices.machines.a3 import A3, A3Figures
 from twofold.devices.machines.mnnfast import MnnFast, MnnFastFigures
 from twofold.devices.machines.spatten import EIGHTH, Spatten, SpattenFigures, channels
 from twofold.devices.parts.topk import TopK
-from twofold.ops import Attention, CacheWrite, Linear, Op, SparseLinear
+from twofold.ops import Activate, Attention, CacheWrite, Linear, Op, SparseLinear
 from twofold.ops.attention import Span, total_spans
 from twofold.ops.pruned_attention import PrunedAttention, RankedAttention, ScoreUpper, ScoreWhole, WeighValues
 
@@ -184,3 +184,22 @@ def test_figures_are_checked() -> None:
     assert EIGHTH.softmax_lanes == 1
     assert EIGHTH.hbm.bus_bandwidth == pytest.approx(64e9)
     assert channels(32).bus_bandwidth == pytest.approx(512e9)
+
+
+def test_a_prompt_that_fits_no_sram_streams_the_weights_again() -> None:
+    """392 KB of SRAM hold few tokens: HBM is read for each piece of them, and energy says so."""
+    machine = Spatten()
+    few, many = (Linear(tokens, 4096, 4096, "fp16", 2 * 4096**2, "fp16", 2) for tokens in (16, 512))
+    once, again = (machine.linear(op).joules["dram"] for op in (few, many))
+    pieces = 512 * 4096 * 1.5 / machine.figures.sram_bytes
+    assert once == pytest.approx(machine.figures.hbm.stream(few.weight_bytes).joules["dram"], rel=0.01)
+    assert again > 0.9 * pieces * once
+
+
+def test_activations_are_not_free() -> None:
+    """An elementwise op takes the SRAM's energy, and HBM's where the SRAM does not hold what it touches."""
+    machine = Spatten()
+    one, many = (machine.elementwise(Activate(tokens, 4096, "silu", True, 2)) for tokens in (1, 512))
+    assert one.joules["sram"] > 0
+    assert "dram" not in one.joules
+    assert many.joules["dram"] > 0

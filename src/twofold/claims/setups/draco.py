@@ -121,10 +121,9 @@ def outcome(claim: Claim) -> Outcome:
     others = ", ".join(f"{gain(with_groups(g)):.1f} with {g}" for g in GROUPS[1:])
     return Outcome(
         (ours, ours),
-        "the mapping is that of the authors' simulator, but which groups the source trained could not be "
-        f"read: of four channels here, which take the least time ({others}). All of it rests on a mapping in "
-        "which groups share no pass: with one that puts several channels of a depthwise layer side by side, "
-        "as that simulator has for such layers too, the array is busy without any change",
+        "the mapping is that of the authors' simulator; which groups were trained could not be read: of four "
+        f"channels here, which take the least time ({others}). It rests on groups that share no pass: where "
+        "channels of a depthwise layer lie side by side, the array is busy without any change",
         f"{len(list(mobilenet()))} layers predicted",
     )
 

@@ -143,11 +143,10 @@ def throughput(claim: Claim) -> Outcome:
             "again as the NPU's, and not PyTorch's layer by layer; messages take the same links on both",
             "neupims-npu": "attention moves from the pins to the banks; weights, which both read over the "
             "pins, take most of a step of short contexts or small batches, and twice with sub-batches",
-            "neupims-pim": "sub-batches pay where products are bound by arithmetic, from 512 requests on; at "
-            "256 reading the weights twice costs more than attention hides. The source's arrays are 65 % "
-            "busy with 128 tokens a stage (GPT-3 30B), more than pins of 1 TB/s can feed them with weights "
-            "(50 %), so that its sub-batches pay earlier. Its dual row buffers alone bring 70 %, here what "
-            "the softmax takes",
+            "neupims-pim": "sub-batches pay where arithmetic bounds products, from 512 requests on; at 256 "
+            "reading weights twice costs more than attention hides. The source's arrays are 65 % busy with "
+            "128 tokens (GPT-3 30B), more than pins of 1 TB/s can feed (50 %). Its dual row buffers alone "
+            "bring 70 %, here what the softmax takes",
         }[claim.key],
         f"predicted: decode steps of {len(CASES)} models, {len(BATCHES)} batches, 2 datasets; {spread}",
     )

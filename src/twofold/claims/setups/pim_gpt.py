@@ -84,14 +84,13 @@ CLAIMS = (
 are not."""
 
 WHY = (
-    "the baselines' software decides these ratios. Against baselines at their memory's speed they are an "
-    "order lower or more; an eager framework, whose host bounds a GPU at batch 1, brings the T4's to the "
-    "claimed order. The claimed CPU ratios mean several times the time of cached decoding, as without a KV "
-    "cache (a published run of GPT-2 on a Xeon 8259CL: 4.8 s a sequence with cache, 29 s without; "
-    "github.com/ELS-RD/transformer-deploy/issues/49). The source's software path could not be checked, and "
-    "the DRAM here has GDDR6-AiM's slower row cycle"
+    "the baselines' software, which could not be checked, decides: at their memory's speed ratios are an "
+    "order lower; an eager framework brings the T4's to the claimed order. The claimed CPU ratios mean "
+    "several times the time of cached decoding, as without a KV cache. The DRAM here has GDDR6-AiM's slower "
+    "row cycle"
 )
-"""Why ours differ from the claims, in words for the ledger."""
+"""Why ours differ from the claims, in words for the ledger. What decoding without a cache costs: GPT-2 on a
+Xeon 8259CL takes 29 s a sequence instead of 4.8 (github.com/ELS-RD/transformer-deploy/issues/49)."""
 
 
 @dataclass(frozen=True, slots=True)

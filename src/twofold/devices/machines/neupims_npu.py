@@ -106,13 +106,13 @@ class NpuFigures:
 
 
 class NeupimsNpu(Machine):
-    """The modelled machine. `figures`: its numbers. Leakage of the NPU, of which no figure is published, is
-    not in its idle power."""
+    """The modelled machine. `figures`: its numbers."""
 
     name = "neupims-npu"
     title = "The NPU of NeuPIMs with plain HBM"
     kind = "npu"
     source = "baseline of NeuPIMs, arXiv:2403.00579; ASPLOS 2024"
+    note = "not validated by measurement; leakage of the NPU is not counted: no figure is published"
     precisions = ("bf16", "fp16")
     sources = SOURCES
     more: ClassVar[tuple[str, ...]] = (

@@ -17,6 +17,7 @@ from typing import ClassVar
 from twofold.devices.machine import Machine, Peaks
 from twofold.devices.parts.arithmetic import arithmetic_of
 from twofold.devices.parts.row_stationary import Pass, RowStationary
+from twofold.devices.parts.tiling import streamed
 from twofold.devices.parts.vector_unit import RECIPROCAL, VectorUnit, softmax
 from twofold.devices.parts.work import NOTHING, Work
 from twofold.ops import Attention, CacheWrite, Conv2d, Embedding, Gather, Linear, Op
@@ -198,11 +199,8 @@ class RowStationaryArray(Machine):
         """Numbers to and from the DRAM: half of the buffer holds what stays while the rest passes."""
         half = self.figures.buffer_bytes / 2
         entering, leaving = inputs * ELEMENT, outputs * ELEMENT
-        if entering <= half and leaving <= half:
-            return self._dram(weights)
-        rounds = max(1.0, -(-weights // half)), max(1.0, -(-entering // half))
-        read = min(weights + entering * rounds[0], entering + weights * rounds[1])
-        return self._dram(read + leaving)
+        read = streamed(weights, entering, held=half, weights_room=half, inputs_room=half)
+        return self._dram(read + (leaving if leaving > half else 0))
 
     def _buffered(self, nbytes: float) -> Work:
         return Work(0.0, {"sram": nbytes / ELEMENT * self.figures.joules.buffer}, "sram")

@@ -25,6 +25,7 @@ from twofold.devices.parts.arithmetic import arithmetic_of
 from twofold.devices.parts.dram import Dram
 from twofold.devices.parts.energy import Process
 from twofold.devices.parts.hbm import hbm, hbm_sources
+from twofold.devices.parts.tiling import streamed
 from twofold.devices.parts.topk import TopK
 from twofold.devices.parts.vector_unit import EXP, VectorUnit
 from twofold.devices.parts.work import NOTHING, Work
@@ -200,18 +201,20 @@ class Spatten(Machine):
     # --- everything else ---
 
     def linear(self, op: Linear) -> Work:
-        """Weights stream past both arrays, which hold the activations."""
+        """Weights stream past both arrays; activations that their SRAM does not hold pass more than once."""
         if type(op) is not Linear:
             raise self.refusal(op, "it multiplies dense weights; drop the technique that emits this op")
         self.check_precision(op)
         self._check(op, op.format)
         f = self.figures
-        activations = op.tokens * (op.in_features + op.out_features) * _BITS // 8
-        spilled = activations if activations > 2 * f.sram_bytes else 0
+        inputs, outputs = (op.tokens * width * _BITS / 8 for width in (op.in_features, op.out_features))
+        room = f.sram_bytes  # of one of both memories for each operand
+        read = streamed(op.weight_bytes, inputs, held=room, weights_room=room, inputs_room=room)
+        moved = read + (outputs if outputs > room else 0)
         macs = op.tokens * op.in_features * op.out_features // op.groups
         array = Work.of("array", macs / (2 * f.multipliers) / f.hertz, macs * f.mac_joules)
         sram = Work.of("sram", 0.0, macs * _BITS / 8 * f.sram_joules)
-        return array.beside(sram).beside(self._fetch(op.weight_bytes + spilled))
+        return array.beside(sram).beside(self._fetch(moved))
 
     def cache_write(self, op: CacheWrite) -> Work:
         """New entries, in as many bits as the cache has."""
@@ -223,10 +226,11 @@ class Spatten(Machine):
         return self._fetch(op.tokens * op.tables * op.row_bytes).then(self.elementwise(op))
 
     def elementwise(self, op: Op) -> Work:
-        """In the vector unit."""
-        arithmetic = arithmetic_of(op)
+        """In the vector unit; activations that the SRAMs do not hold come from HBM and go back."""
+        arithmetic, f, moved = arithmetic_of(op), self.figures, op.cost().bytes_moved
         assert arithmetic is not None
-        return self.figures.vector.run(arithmetic)
+        work = f.vector.run(arithmetic).beside(Work(0.0, {"sram": moved * f.sram_joules}, "sram"))
+        return work.beside(self._fetch(moved)) if moved > 2 * f.sram_bytes else work
 
     def _fetch(self, nbytes: float) -> Work:
         """Through the crossbar, which spreads reads over all channels."""
