@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from twofold.devices.array_figures import ArrayFigures, Buffers, Stream
+from twofold.devices.catalog import energy_table
 from twofold.devices.machines.fp16_array import Fp16Array
 from twofold.devices.machines.int8_array import Int8Array
 from twofold.devices.machines.mixpe import MixPe
@@ -78,6 +79,12 @@ def test_inputs_that_fit_no_buffer_are_read_again() -> None:
     inputs = op.tokens * SIZE
     outputs = op.tokens * SIZE * 2 * f.dram.write
     assert once < again <= (inputs + 8 * op.weight_bytes) * f.dram.read + outputs
+
+
+def test_a_byte_of_its_dram_takes_what_published_memories_take() -> None:
+    """No less than the cheapest memory that the catalogue has a figure for."""
+    published = min(figure.value for figure in energy_table().memory.values())
+    assert min(Stream().read, Stream().write) >= published
 
 
 def test_attention_of_one_query_leaves_rows_empty() -> None:

@@ -13,6 +13,7 @@ from twofold.engine.request import SamplingParams
 from twofold.fleet.build import build_fleet
 from twofold.fleet.fleet import Fleet
 from twofold.fleet.policy import Stages
+from twofold.techniques.registry import make_technique, technique_names
 
 LONG = SamplingParams(max_tokens=24, ignore_eos=True)
 STAGES = Stages(4, 1)
@@ -123,6 +124,17 @@ def test_what_cannot_be_is_refused_with_the_fix() -> None:
         build_fleet(plan, checkpoint.spec, checkpoint)
     with pytest.raises(ValueError, match="instances must be a whole number from 2 up"):
         tiny_fleet("llumnix", instances=1)
+
+
+def test_techniques_that_drop_entries_are_refused_beside_moves() -> None:
+    checkpoint = tiny_checkpoint()
+    dropping = [name for name in technique_names() if make_technique(name).retention() is not None]
+    assert {"h2o", "snapkv", "streaming-llm"} <= set(dropping)
+    for name in ("splitwise", "llumnix"):
+        for other in dropping:
+            plan = tiny_plan(techniques=[{"name": name}, {"name": other}])
+            with pytest.raises(ValueError, match=r"cannot be sent meanwhile|keeps a part of it elsewhere"):
+                build_fleet(plan, checkpoint.spec, checkpoint)
 
 
 def test_a_move_is_given_up_where_the_target_has_no_room() -> None:

@@ -10,20 +10,16 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass, field, fields
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
-from twofold.devices.machine import Machine, Peaks
-from twofold.devices.parts.arithmetic import arithmetic_of
+from twofold.devices.dense_array import ELEMENT, DenseArray
+from twofold.devices.machine import Peaks
 from twofold.devices.parts.energy import Process
 from twofold.devices.parts.systolic import Dataflow, Product, SystolicArray
-from twofold.devices.parts.tiling import streamed
 from twofold.devices.parts.vector_unit import VectorUnit
-from twofold.devices.parts.work import NOTHING, Work
-from twofold.ops import Attention, CacheWrite, Embedding, Gather, Linear, Op
-from twofold.ops.base import Precision
+from twofold.devices.parts.work import Work
+from twofold.ops import Attention, Linear
 
-ELEMENT = 2  # bytes of a number
-FORMATS = ("bf16", "f16")  # of weights that need no widening
 DATAFLOWS: tuple[Dataflow, ...] = ("ws", "is", "os")
 PJ = 1e-12
 
@@ -112,16 +108,12 @@ class Scores(NamedTuple):
         return max(self.stored, seen * blocks)
 
 
-class SpatialArray(Machine):
+class SpatialArray(DenseArray):
     """A 2D and a 1D array that share a buffer."""
 
     kind = "spatial"
-    note = (
-        "not validated by measurement; as in its source, only operations and accesses take energy"
-    )
-    precisions: ClassVar[tuple[Precision, ...]] = ("bf16", "fp16")
+    note = "not validated by measurement; as in its source, only operations and accesses take energy"
     sources = SOURCES
-    more: ClassVar[tuple[str, ...]] = ("hertz", "lanes", "bandwidth")
 
     figures: SpatialFigures
 
@@ -157,11 +149,7 @@ class SpatialArray(Machine):
 
     def attention(self, op: Attention) -> Work:
         """By the machine's mapping."""
-        self.check_precision(op)
-        if type(op) is not Attention or op.widen_flop or op.space != "device":
-            raise self.refusal(
-                op, "it multiplies the whole cache as 16-bit numbers; keep a dense cache in device memory"
-            )
+        self.check_attention(op)
         t = op.totals
         several = t.pairs - t.single_keys, t.keys - t.single_keys
         return self.attention_work(
@@ -194,52 +182,15 @@ class SpatialArray(Machine):
         around = scores.queries * scores.width * ELEMENT
         return self.dram(nbytes + (around if around > self.figures.buffer_bytes else 0.0))
 
-    # --- other ops ---
-
     def linear(self, op: Linear) -> Work:
         """On the 2D array, weights streaming in."""
-        self.check_precision(op)
-        if type(op) is not Linear or op.format not in FORMATS or op.space != "device":
-            raise self.refusal(
-                op,
-                f"it multiplies dense 16-bit weights from its own DRAM, not {op.format} in {op.space} "
-                "memory; store the weights as bf16 or f16",
-            )
+        self.check_linear(op)
         product = Product(op.tokens, op.depth, op.out_features // op.groups, op.groups)
         array = min(self.arrays, key=lambda each: each.run(product).cycles)
         run = array.run(product)
         moved = (run.read_a + run.read_b + run.sums_written + run.sums_read) * ELEMENT
-        return array.work(product).beside(self.buffer(moved)).beside(self.dram(self._streamed(op)))
-
-    def _streamed(self, op: Linear) -> float:
-        """Bytes to and from the DRAM: weights, and activations that the buffer does not hold beside them, by
-        the better of both orders of loops."""
-        half = self.figures.buffer_bytes / 2
-        inputs = op.tokens * op.in_features * ELEMENT
-        outputs = op.tokens * op.out_features * ELEMENT
-        read = streamed(op.weight_bytes, inputs, held=half, weights_room=half, inputs_room=half)
-        return read + (outputs if outputs > half else 0)
-
-    def cache_write(self, op: CacheWrite) -> Work:
-        """Into the DRAM."""
-        if op.pack_flop or op.space != "device":
-            raise self.refusal(op, "it stores keys and values as 16-bit numbers; keep a dense cache")
-        return self.dram(op.cache_bytes)
-
-    def embedding(self, op: Embedding) -> Work:
-        """Rows from the DRAM, and their sum."""
-        rows = self.dram(op.tokens * op.row_bytes * op.tables)
-        return rows.then(self.elementwise(op)) if op.tables > 1 else rows
-
-    def elementwise(self, op: Op) -> Work:
-        """On the 1D array."""
-        if isinstance(op, Gather):
-            return NOTHING
-        arithmetic = arithmetic_of(op)
-        assert arithmetic is not None
-        moved = op.cost().bytes_moved
-        spilled = moved if moved > self.figures.buffer_bytes else 0.0
-        return self.lanes.run(arithmetic).beside(self.buffer(moved)).beside(self.dram(spilled))
+        operands = self.operands(op.weight_bytes, op.tokens * op.in_features, op.tokens * op.out_features)
+        return array.work(product).beside(self.buffer(moved)).beside(operands)
 
     # --- parts ---
 

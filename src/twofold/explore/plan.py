@@ -83,7 +83,8 @@ class ExplorePlan(Part):
     devices: modelled devices (default: the plan's); counts: how many of one device; tp, pp, dp, ep: degrees
     that are allowed (default: all that make the count; ep: only where the model has experts). precisions,
     weights, cache_formats, max_num_seqs, max_num_batched_tokens, concurrency, rate: as the plan's fields of
-    that name. techniques: sets of techniques; `name:key=a|b` stands for one set with each value.
+    that name. techniques: sets of techniques; `name:key=a|b` stands for one set with each value. Of a
+    technique over several instances, counts and degrees are those of one instance, and dp is 1.
 
     slo: limits of latencies, by `<ttft|tpot>_<mean|p50|p90|p99>` or `e2e_mean`. objectives: what is best, the
     most important first: cost (USD per million generated tokens), energy (J per generated token), latency

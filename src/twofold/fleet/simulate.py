@@ -250,6 +250,7 @@ class FleetEpisode:
         assert sum(counts.ended.values()) == counts.requests, f"requests were lost: {counts.ended}"
         for engine in self.engines:
             blocks = engine.scheduler.blocks
+            blocks.parting()  # what the last to end leaves in host memory goes with the next step
             blocks.settle()
             assert blocks.num_free == blocks.num_blocks, "blocks were lost"
             assert not engine.scheduler.num_expected, "a place is kept for nobody"

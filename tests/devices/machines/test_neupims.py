@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from twofold.devices.catalog import get_device
 from twofold.devices.machine import Machine
 from twofold.devices.machines.neupims import Neupims
 from twofold.devices.machines.neupims_naive import NeupimsNaive
@@ -86,3 +87,9 @@ def test_refusals() -> None:
         FULL.linear(Linear(1, 64, 64, "bf16", 8192, "bf16", 2, space="host"))
     with pytest.raises(ValueError, match="plan with precision bf16"):
         FULL.linear(Linear(1, 64, 64, "bf16", 8192, "int8", 2))
+
+
+def test_an_idle_npu_draws_what_its_like_does() -> None:
+    """A TPU v4 has as many arrays of the size, and a published idle power."""
+    assert NeupimsNpu().idle_watts == pytest.approx(get_device("tpu-v4").power.idle.value, rel=0.01)
+    assert NeupimsNpu(tp=4).idle_watts == 4 * NeupimsNpu().idle_watts

@@ -189,7 +189,7 @@ def test_figures_are_checked() -> None:
 def test_a_prompt_that_fits_no_sram_streams_the_weights_again() -> None:
     """392 KB of SRAM hold few tokens: HBM is read for each piece of them, and energy says so."""
     machine = Spatten()
-    few, many = (Linear(tokens, 4096, 4096, "fp16", 2 * 4096**2, "fp16", 2) for tokens in (16, 512))
+    few, many = (Linear(tokens, 4096, 4096, "f16", 2 * 4096**2, "fp16", 2) for tokens in (16, 512))
     once, again = (machine.linear(op).joules["dram"] for op in (few, many))
     pieces = 512 * 4096 * 1.5 / machine.figures.sram_bytes
     assert once == pytest.approx(machine.figures.hbm.stream(few.weight_bytes).joules["dram"], rel=0.01)

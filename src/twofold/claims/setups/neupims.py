@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from twofold.claims.ledger import Outcome
 from twofold.devices.machine import Machine
+from twofold.devices.machines.neupims_npu import NeupimsNpu
 from twofold.devices.modelled import ModelledDevice
 from twofold.devices.registry import make_device
 from twofold.models.build import ModelOptions, build_model
@@ -108,7 +109,10 @@ def step(device: ModelledDevice, case: Case, keys: Sequence[int]) -> Step:
     device.forward(_stage(case), StepInput([Span(1, k) for k in keys], batch, batch))
     seconds = device.end_step().seconds
     parts = device.joules_by_part
-    return Step(seconds, parts.get("dram", 0.0) + parts.get("in-bank", 0.0) + device.idle_watts * seconds)
+    standby = 0.0
+    if isinstance(device, NeupimsNpu):
+        standby = device.figures.hbm.standby_watts * device.num_devices * seconds
+    return Step(seconds, parts.get("dram", 0.0) + parts.get("in-bank", 0.0) + standby)
 
 
 @lru_cache(maxsize=16)

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 from functools import cache
 
+from twofold.devices.dense_array import ELEMENT
 from twofold.devices.parts.einsum_passes import THREE_PASS, accesses, passes
 from twofold.devices.parts.work import NOTHING, Work
-from twofold.devices.spatial_array import ELEMENT, Scores, SpatialArray
+from twofold.devices.spatial_array import Scores, SpatialArray
 from twofold.ops import Attention
 
 SOFTMAX_CYCLES = 4

@@ -17,10 +17,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from twofold.devices.dense_array import ELEMENT
 from twofold.devices.parts.work import Work
 from twofold.devices.spatial_array import (
     ARTIFACT,
-    ELEMENT,
     PJ,
     SOURCES,
     Joules,

@@ -44,6 +44,8 @@ SOURCES = {
     "and an adder in each lane",
     "vector.mul_joules, vector.add_joules": "Horowitz (ISSCC 2014), fp16, scaled to 7 nm",
     "sram_joules": "Horowitz (ISSCC 2014), 1 MiB, scaled to 7 nm; " + ARTEFACT + "spad_size 1 MiB",
+    "idle_watts": "assumption: as a TPU v4, which has as many arrays of that size: 90 W idle with its HBM "
+    "(devices/catalog/tpu-v4.yaml), of which 4 W are counted as standby of the memory",
     "link_bandwidth, link_latency": "assumption: NVLink 3 as on the GPU it is compared with; the paper says "
     "PCIe or CXL, and its simulator has no messages",
     "link_joules": "assumption: 10 pJ a bit, as PCIe and NVLink of its time",
@@ -88,7 +90,8 @@ def _hbm() -> Dram:
 @dataclass(frozen=True, slots=True)
 class NpuFigures:
     """The machine. Defaults: SOURCES says where each comes from. sram_joules: of a byte between array and
-    buffers; link_*: bytes/s per direction, seconds per step, joules per byte."""
+    buffers; idle_watts: of all but the memory; link_*: bytes/s per direction, seconds per step, joules per
+    byte."""
 
     hbm: Dram = field(default_factory=_hbm)
     array: SystolicArray = field(
@@ -100,6 +103,7 @@ class NpuFigures:
         )
     )
     sram_joules: float = _NODE.sram_byte(1 << 20)
+    idle_watts: float = 86.0
     link_bandwidth: float = 300e9
     link_latency: float = 0.6e-6
     link_joules: float = 80e-12
@@ -112,7 +116,7 @@ class NeupimsNpu(Machine):
     title = "The NPU of NeuPIMs with plain HBM"
     kind = "npu"
     source = "baseline of NeuPIMs, arXiv:2403.00579; ASPLOS 2024"
-    note = "not validated by measurement; leakage of the NPU is not counted: no figure is published"
+    note = "not validated by measurement; arithmetic takes the energy of its units, without wires and control"
     precisions = ("bf16", "fp16")
     sources = SOURCES
     more: ClassVar[tuple[str, ...]] = (
@@ -129,9 +133,8 @@ class NeupimsNpu(Machine):
     def __init__(self, figures: NpuFigures | None = None, *, tp: int = 1) -> None:
         f = figures or NpuFigures()
         link = Link(f.link_bandwidth, f.link_latency, direct=True)
-        super().__init__(
-            f, memory=f.hbm.shape.nbytes, idle_watts=f.hbm.standby_watts, tp=tp, link=link if tp > 1 else None
-        )
+        watts = f.idle_watts + f.hbm.standby_watts
+        super().__init__(f, memory=f.hbm.shape.nbytes, idle_watts=watts, tp=tp, link=link if tp > 1 else None)
         self.link_joules = f.link_joules
 
     def peaks(self) -> Peaks:

@@ -12,19 +12,14 @@ and the lanes of elementwise work are added here, so that language models run.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import ClassVar
 
-from twofold.devices.machine import Machine, Peaks
-from twofold.devices.parts.arithmetic import arithmetic_of
+from twofold.devices.dense_array import ELEMENT, DenseArray
+from twofold.devices.machine import Peaks
 from twofold.devices.parts.row_stationary import Pass, RowStationary
-from twofold.devices.parts.tiling import streamed
 from twofold.devices.parts.vector_unit import RECIPROCAL, VectorUnit, softmax
 from twofold.devices.parts.work import NOTHING, Work
-from twofold.ops import Attention, CacheWrite, Conv2d, Embedding, Gather, Linear, Op
-from twofold.ops.base import Precision
+from twofold.ops import Attention, Conv2d, Linear, Op
 
-ELEMENT = 2  # bytes of a number
-FORMATS = ("bf16", "f16")  # of weights that need no widening
 PJ = 1e-12
 
 SIMULATOR = "github.com/shreyas1998/nn_dataflow, branch update, test_draco.py: "
@@ -74,16 +69,14 @@ class RowStationaryFigures:
                 raise ValueError(f"array: {each.name} must be positive, not {getattr(self, each.name)!r}")
 
 
-class RowStationaryArray(Machine):
+class RowStationaryArray(DenseArray):
     """The modelled machine."""
 
     name = "row-stationary"
     title = "A 64 x 64 array with Eyeriss's row-stationary dataflow"
     kind = "spatial"
     source = "the baseline of DRACO, arXiv:2006.15103, by its authors' simulator"
-    precisions: ClassVar[tuple[Precision, ...]] = ("bf16", "fp16")
     sources = SOURCES
-    more: ClassVar[tuple[str, ...]] = ("hertz", "lanes", "bandwidth")
 
     figures: RowStationaryFigures
 
@@ -111,28 +104,18 @@ class RowStationaryArray(Machine):
         needs."""
         inputs = op.batch * op.in_channels * op.height * op.width
         outputs = op.batch * op.out_channels * op.out_height * op.out_width
-        return self._on_array(op).beside(self._streamed(op.weight_bytes, inputs, outputs))
+        return self._on_array(op).beside(self.operands(op.weight_bytes, inputs, outputs))
 
     def linear(self, op: Linear) -> Work:
         """As a convolution of as many images of a pixel as there are tokens."""
-        self.check_precision(op)
-        if type(op) is not Linear or op.format not in FORMATS or op.space != "device":
-            raise self.refusal(
-                op,
-                f"it multiplies dense 16-bit weights from its own DRAM, not {op.format} in {op.space} "
-                "memory; store the weights as bf16 or f16",
-            )
+        self.check_linear(op)
         product = self._product(op.tokens, op.in_features, op.out_features, op.groups)
         inputs, outputs = op.tokens * op.in_features, op.tokens * op.out_features
-        return self._on_array(product).beside(self._streamed(op.weight_bytes, inputs, outputs))
+        return self._on_array(product).beside(self.operands(op.weight_bytes, inputs, outputs))
 
     def attention(self, op: Attention) -> Work:
         """Both products for each head of keys, softmax on the lanes, while keys and values stream in."""
-        self.check_precision(op)
-        if type(op) is not Attention or op.widen_flop or op.space != "device":
-            raise self.refusal(
-                op, "it multiplies the whole cache as 16-bit numbers; keep a dense cache in device memory"
-            )
+        self.check_attention(op)
         t = op.totals
         work = NOTHING
         for seqs, queries, pairs in (
@@ -142,7 +125,7 @@ class RowStationaryArray(Machine):
             if queries:
                 work = work.then(self._heads(op, seqs, queries, pairs))
         scores = softmax(t.pairs * op.heads).then(RECIPROCAL * (t.queries * op.heads))
-        return work.then(self.lanes.run(scores)).beside(self._dram(op.cache_bytes))
+        return work.then(self.lanes.run(scores)).beside(self.dram(op.cache_bytes))
 
     def _heads(self, op: Attention, seqs: int, queries: int, pairs: int) -> Work:
         """Sequences that are all of average length."""
@@ -152,27 +135,6 @@ class RowStationaryArray(Machine):
             self._on_array(self._product(rows, keys, op.v_dim))
         )
         return both * (seqs * op.kv_heads)
-
-    def cache_write(self, op: CacheWrite) -> Work:
-        """Into the DRAM."""
-        if op.pack_flop or op.space != "device":
-            raise self.refusal(op, "it stores keys and values as 16-bit numbers; keep a dense cache")
-        return self._dram(op.cache_bytes)
-
-    def embedding(self, op: Embedding) -> Work:
-        """Rows from the DRAM, and their sum."""
-        rows = self._dram(op.tokens * op.row_bytes * op.tables)
-        return rows.then(self.elementwise(op)) if op.tables > 1 else rows
-
-    def elementwise(self, op: Op) -> Work:
-        """On the lanes."""
-        if isinstance(op, Gather):
-            return NOTHING
-        arithmetic = arithmetic_of(op)
-        assert arithmetic is not None
-        moved = op.cost().bytes_moved
-        spilled = moved if moved > self.figures.buffer_bytes else 0.0
-        return self.lanes.run(arithmetic).beside(self._buffered(moved)).beside(self._dram(spilled))
 
     # --- parts of these ---
 
@@ -195,17 +157,12 @@ class RowStationaryArray(Machine):
         """How the array does a convolution."""
         return self.array.convolution(op)
 
-    def _streamed(self, weights: int, inputs: int, outputs: int) -> Work:
-        """Numbers to and from the DRAM: half of the buffer holds what stays while the rest passes."""
-        half = self.figures.buffer_bytes / 2
-        entering, leaving = inputs * ELEMENT, outputs * ELEMENT
-        read = streamed(weights, entering, held=half, weights_room=half, inputs_room=half)
-        return self._dram(read + (leaving if leaving > half else 0))
-
-    def _buffered(self, nbytes: float) -> Work:
+    def buffer(self, nbytes: float) -> Work:
+        """See `DenseArray.buffer`."""
         return Work(0.0, {"sram": nbytes / ELEMENT * self.figures.joules.buffer}, "sram")
 
-    def _dram(self, nbytes: float) -> Work:
+    def dram(self, nbytes: float) -> Work:
+        """See `DenseArray.dram`."""
         f = self.figures
         return Work.of("dram", nbytes / f.bandwidth, nbytes / ELEMENT * f.joules.dram)
 

@@ -6,9 +6,10 @@ The unfused baseline of FuseMax (arXiv:2406.10491, section VI-A): the machine of
 
 from __future__ import annotations
 
+from twofold.devices.dense_array import ELEMENT
 from twofold.devices.machines.flat import Flat
 from twofold.devices.parts.work import Work
-from twofold.devices.spatial_array import ELEMENT, Scores
+from twofold.devices.spatial_array import Scores
 from twofold.ops import Attention
 
 

@@ -6,6 +6,7 @@ R compared elements, B blocks of b tokens.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -80,7 +81,7 @@ class SparfCache(DenseCache):
     def __init__(self, heads: Heads, block_size: int, choice: Choice) -> None:
         super().__init__(heads, block_size)
         self.choice = choice
-        self._newest: tuple[StepInput, Counts] | None = None
+        self._newest: tuple[Sequence[Span], Counts] | None = None
 
     # --- bytes ---
 
@@ -112,8 +113,8 @@ class SparfCache(DenseCache):
         return h.kv_heads * ((entries + compared) * h.act_bytes + sums)
 
     def _count(self, step: StepInput) -> Counts:
-        if self._newest is None or self._newest[0] is not step:
-            self._newest = step, self._counts(step)
+        if self._newest is None or self._newest[0] is not step.spans:
+            self._newest = step.spans, self._counts(step)
         return self._newest[1]
 
     def _counts(self, step: StepInput) -> Counts:
@@ -139,10 +140,8 @@ class SparfCache(DenseCache):
         """Writing, and attention with a comparison before it."""
         write, plain = super().ops(step)
         counts, choice = self._count(step), self.choice
-        total = choice.counters
-        total["queries"] += counts.few.queries
-        total["keys_seen"] += counts.few.keys
-        total["keys_kept"] += counts.kept
+        if not self.tensors:  # where something is computed, its kernel counts, in recorded steps too
+            self.count(step)
         op = SparfAttention(
             plain.totals,
             plain.heads,
@@ -212,6 +211,13 @@ class SparfCache(DenseCache):
         out: torch.Tensor = (share * found + (1 - share) * mean).to(q.dtype).flatten()
         return out
 
+    def count(self, step: StepInput) -> None:
+        """Add the step's queries and keys to the counters."""
+        counts, total = self._count(step), self.choice.counters
+        total["queries"] += counts.few.queries
+        total["keys_seen"] += counts.few.keys
+        total["keys_kept"] += counts.kept
+
     def _count_groups(self, kept: torch.Tensor, entries: int) -> None:
         groups = kept // self.choice.group
         count = self.choice.counters
@@ -230,6 +236,7 @@ def sparf_attention(
 ) -> torch.Tensor:
     """q [T, H, D] to [T, H · v_dim], sequence by sequence."""
     out = q.new_empty(q.shape[0], op.heads * op.v_dim)
+    cache.count(step)
     start = 0
     for seq, span in enumerate(step.spans):
         end = start + span.queries
