@@ -137,6 +137,35 @@ def compared(gguf: Path) -> list[Any]:
     return ["compare", "--model", gguf, *techniques, *both, *SMALL, *quality]
 
 
+def test_a_run_over_processes_says_what_was_sent(gguf: Path, twofold: Twofold) -> None:
+    args = ["run", "--model", gguf, *SMALL, "--technique", "splitwise", "--processes", "--json"]
+    result = twofold(
+        *args,
+        "--kernels",
+        "reference",
+        "--quality-tokens",
+        "32",
+        "--quality-window",
+        "64",
+        "--passkey",
+        "64",
+        "--passkey-trials",
+        "1",
+    )
+    assert result.exit_code == 0, result.stderr
+    found = Result.model_validate_json(result.stdout)
+    assert found.counters["splitwise"]["transfers"] == 2
+    assert found.counters["splitwise"]["sent_bytes"] > 0
+    assert found.quality is not None
+    assert found.quality.top1_agreement.mid == 1.0
+
+
+def test_processes_are_for_several_instances(gguf: Path, twofold: Twofold) -> None:
+    result = twofold("run", "--model", gguf, *SMALL, "--processes")
+    assert result.exit_code == 2
+    assert "add splitwise or llumnix" in result.stderr
+
+
 def test_compare_measures_predicts_keeps_and_reports(
     gguf: Path, twofold: Twofold, results_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

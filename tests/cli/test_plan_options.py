@@ -93,8 +93,8 @@ def flags_for(paths: list[str]) -> list[str]:
     args = []
     for option in PLAN_OPTIONS:
         if option.path in paths:
-            text = GIVEN[option.path][0]
-            args += [option.flag, text] if text else [option.flags.split("/")[1]]
+            text, wanted = GIVEN[option.path]
+            args += [option.flag, text] if text else [option.flags.split("/")[not wanted]]
     return args
 
 

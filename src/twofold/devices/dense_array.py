@@ -75,7 +75,7 @@ class DenseArray(Machine):
             )
 
     def check_attention(self, op: Attention) -> None:
-        """ValueError where less than the whole cache, or another one than of 16-bit numbers, is multiplied."""
+        """ValueError for anything but the whole of a cache of 16-bit numbers."""
         self.check_precision(op)
         if type(op) is not Attention or op.widen_flop or op.space != "device":
             raise self.refusal(

@@ -9,7 +9,7 @@ import pytest
 
 from twofold.devices.machines.flightllm import FlightLlm, FlightLlmFigures
 from twofold.devices.machines.flightllm_vhk158 import FlightLlmVhk158
-from twofold.ops import Attention, BitPlaneLinear, CacheWrite, Linear, LookUpLinear, SparseLinear
+from twofold.ops import Activate, Attention, BitPlaneLinear, CacheWrite, Linear, LookUpLinear, SparseLinear
 from twofold.ops.attention import Span, total_spans
 from twofold.ops.base import Precision
 
@@ -116,3 +116,10 @@ def test_figures_are_checked() -> None:
         FlightLlmFigures(channel_efficiency=1.2)
     with pytest.raises(ValueError, match="hertz"):
         FlightLlmFigures(hertz=0)
+
+
+def test_activations_that_the_chip_does_not_hold_pass_the_hbm() -> None:
+    """Of a long prompt; those of a token stay."""
+    token, prompt = (FlightLlm().elementwise(Activate(n, 11008, "silu", True, 2)) for n in (1, 512))
+    assert "dram" not in token.joules
+    assert prompt.joules["dram"] > 512 * 11008 * 3 * 2 * FlightLlm().figures.hbm_joules * 0.99

@@ -11,9 +11,10 @@ from dataclasses import replace
 from typing import Any
 
 from twofold.claims.ledger import Outcome
+from twofold.devices.dense_array import ELEMENT
 from twofold.devices.machine import Machine
 from twofold.devices.machines.draco import Draco
-from twofold.devices.machines.row_stationary import ELEMENT, RowStationaryArray
+from twofold.devices.machines.row_stationary import RowStationaryArray
 from twofold.ops import Conv2d
 from twofold.techniques.base import Claim
 

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from twofold.claims.ledger import Outcome
+from twofold.devices.dense_array import ELEMENT
 from twofold.devices.machine import Machine
 from twofold.devices.machines.flat import Flat
 from twofold.devices.machines.fusemax import FuseMax
 from twofold.devices.machines.unfused_array import UnfusedArray
-from twofold.devices.spatial_array import ELEMENT
 from twofold.ops import Attention, Linear, Op
 from twofold.ops.attention import SpanTotals
 from twofold.techniques.base import Claim

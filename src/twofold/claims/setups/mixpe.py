@@ -107,7 +107,7 @@ def _outcome(which: int, more: str) -> Outcome:
         (min(ratios), max(ratios)),
         "the abstract does not name the baseline: here an array of 8-bit integers of equal area. By their "
         f"gates one of MixPE's elements has {share:.2f} of the area of one of these, not the quarter that "
-        "its simulator's sizes imply. Its first version has 2.6 over OLAccel, 4 over ANT, 7 over 8-bit integers",
+        "its simulator's sizes imply. Its first version has 2.6 over OLAccel, 4 over ANT, 7 over INT8",
         f"predicted: products of the blocks of {' and '.join(_MODELS)}, {_BATCH} sequences; at the "
         f"simulator's sizes {_span(sizes)}, over its array of 16-bit floats {_span(floats)}, and with 16-bit "
         f"activations (mixpe-a16) over this one {_span(wide)}{more}",

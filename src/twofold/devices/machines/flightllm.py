@@ -46,13 +46,13 @@ SOURCES = {
     "lanes": _CONFIG + "SOFTMAX_PARALLEL_K and its like",
     "buffer_bytes": _CONFIG + "GLOBAL_BUFFER_*: 512 rows of 16 banks of 16 bytes for 8 channels",
     "channels": _CONFIG + "A_BUFFER_HBM_CHANNEL_NUM: of a core",
-    "channel_bandwidth": "Alveo U280 data sheet (DS963): 460 GB/s over 32 channels",
+    "channel_bandwidth": "AMD UG1393 (Vitis), on the U280's HBM: 460 GB/s over 32 channels",
     "channel_efficiency": _CONFIG + "HBM_BW_SAME_CHANNEL_EFFICIENCY",
     "core_efficiency": ARTEFACT + "inst_gen/inst_profiler.py: four cores take 1 / 3.2 of the time of one",
     "hbm_joules": OCONNOR,
     "static_watts": PAPER + ", as later studies quote it (arXiv:2407.21325): 45 W in all with HBM, less what "
     "HBM draws for 193 GB/s",
-    "memory_bytes": "Alveo U280 data sheet (DS963): 8 GB of HBM2",
+    "memory_bytes": "AMD UG1393 (Vitis), on the U280's HBM: 8 GB",
 }
 
 _WIDENED = re.compile("(mx|nv)?int[2-8](-.*)?|q[2-8]_.*|bf16|f16")
@@ -181,8 +181,11 @@ class FlightLlm(Machine):
         return rows.then(self._vector((op.tables - 1) * op.tokens * op.width))
 
     def elementwise(self, op: Op) -> Work:
-        """In the vector unit: as many passes over the elements as there are operations on a vector."""
-        return self._vector(_passes(op))
+        """In the vector unit: as many passes over the elements as there are operations on a vector. Elements
+        that the buffers on the chip do not hold come from HBM and go back."""
+        moved, room = op.cost().bytes_moved, self.figures.cores * self.figures.buffer_bytes
+        work = self._vector(_passes(op))
+        return work.beside(self._move(moved)) if moved > room else work
 
     # --- parts ---
 

@@ -1,9 +1,11 @@
 """Splitwise: prompts on one pool of machines, tokens on another, and caches sent from the one to the other.
 
 Source: "Splitwise: Efficient generative LLM inference using phase splitting", arXiv:2311.18677. `pools` holds
-the scheduler. Differs: an instance of either pool keeps the engine's own batching (chunked prompts, decodes
-first), which mixed machines need; on real devices a cache is copied once its step is done, since a step is
-computed in one call, while predictions overlap the copy of a long prompt with its computation layer by layer.
+the scheduler; `twofold explore` searches the sizes of the pools (section 4.4 there). Differs: an instance of
+either pool keeps the engine's own batching (chunked prompts, decodes first), which mixed machines need. Only
+predictions send the cache of a long prompt layer by layer while it is computed (section 4.3). A run sends all
+of it once the prompt is done, in one process and over several: a step is one call into the kernels, and a
+copy beside it would take the cores that compute.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from twofold.techniques.base import Claim, Info, Technique
 from twofold.techniques.scheduling.pools import Pools
 
 _PAPER = "arXiv:2311.18677"
-_MODEL = "Llama2-70B, conversation trace, tensor 8"
+_MODEL = "BLOOM-176B, conversation trace, tensor 8"
 
 IN_BLOCKS = "a request's cache is sent block by block, and the other technique keeps a part of it elsewhere"
 """Why techniques that send caches are refused beside those that store them in ways of their own."""
@@ -59,7 +61,8 @@ class Splitwise(Technique):
             baseline="as many DGX-H100 as the power allows, batching prompts and tokens together",
             model=_MODEL,
             hardware="70 DGX-A100 against 40 DGX-H100 (simulated)",
-            source=f"{_PAPER}, abstract; machines as in its authors' simulator",
+            source=f"{_PAPER}, abstract; machines of section 6.2 (section 6.3: the same at equal cost and "
+            "25 % more power)",
             setup="splitwise:throughput_over_h100",
         ),
         Claim(
@@ -70,7 +73,7 @@ class Splitwise(Technique):
             baseline="the same DGX-A100, batching prompts and tokens together",
             model=_MODEL,
             hardware="70 DGX-A100 (simulated)",
-            source=f"{_PAPER}, abstract; machines as in its authors' simulator",
+            source=f"{_PAPER}, abstract (section 6.2 and figure 18a say 2.15)",
             setup="splitwise:throughput_over_a100",
         ),
     )
