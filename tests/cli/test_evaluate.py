@@ -129,29 +129,10 @@ def test_a_technique_that_is_never_reached_fails(gguf: Path, twofold: Twofold) -
     assert "gemfilter was asked for but never reached" in result.stderr
 
 
-def compared(gguf: Path) -> list[Any]:
-    """A small comparison: two techniques and their combination."""
-    quality = ["--quality-tokens", "16", "--quality-window", "64", "--passkey", ""]
-    techniques = ["--technique", "kivi:group=16,residual=16", "--technique", "sarathi:chunk=16,tile=16"]
-    both = ["--combine", "kivi+sarathi", "--devices", "h100-sxm"]
-    return ["compare", "--model", gguf, *techniques, *both, *SMALL, *quality]
-
-
 def test_a_run_over_processes_says_what_was_sent(gguf: Path, twofold: Twofold) -> None:
-    args = ["run", "--model", gguf, *SMALL, "--technique", "splitwise", "--processes", "--json"]
-    result = twofold(
-        *args,
-        "--kernels",
-        "reference",
-        "--quality-tokens",
-        "32",
-        "--quality-window",
-        "64",
-        "--passkey",
-        "64",
-        "--passkey-trials",
-        "1",
-    )
+    quality = ["--quality-tokens", "16", "--quality-window", "64", "--passkey", ""]
+    args = ["--technique", "splitwise", "--processes", "--kernels", "reference", *SMALL, *quality]
+    result = twofold("run", "--model", gguf, *args, "--json")
     assert result.exit_code == 0, result.stderr
     found = Result.model_validate_json(result.stdout)
     assert found.counters["splitwise"]["transfers"] == 2
@@ -164,6 +145,14 @@ def test_processes_are_for_several_instances(gguf: Path, twofold: Twofold) -> No
     result = twofold("run", "--model", gguf, *SMALL, "--processes")
     assert result.exit_code == 2
     assert "add splitwise or llumnix" in result.stderr
+
+
+def compared(gguf: Path) -> list[Any]:
+    """A small comparison: two techniques and their combination."""
+    quality = ["--quality-tokens", "16", "--quality-window", "64", "--passkey", ""]
+    techniques = ["--technique", "kivi:group=16,residual=16", "--technique", "sarathi:chunk=16,tile=16"]
+    both = ["--combine", "kivi+sarathi", "--devices", "h100-sxm"]
+    return ["compare", "--model", gguf, *techniques, *both, *SMALL, *quality]
 
 
 def test_compare_measures_predicts_keeps_and_reports(

@@ -207,7 +207,8 @@ def comparison(found: Comparison) -> str:
     host = next(r.host for r in found.results)
     text = table.to_markdown(found)
     return (
-        f"{text}\n\nMeasured on {host.processor} ({host.cores} cores) with `make demo`; each row is the median of three plays."
+        f"{text}\n\nMeasured on {host.processor} ({host.cores} cores) with `make demo`; "
+        "each row is the median of three plays."
     )
 
 

@@ -118,6 +118,9 @@ class PimGpt(Machine):
     title = "PIM-GPT: GDDR6 with multipliers in its banks, and an ASIC"
     kind = "pim"
     source = "PIM-GPT, arXiv:2310.09385; npj Unconventional Computing (2024)"
+    note = (
+        "not validated by measurement; reading in the banks takes a fifth of published energies of HBM arrays"
+    )
     sources = SOURCES
     more = ("shape.channels", "asic.multipliers", "asic.adders", "asic.hertz")
 
