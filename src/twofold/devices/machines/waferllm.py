@@ -101,8 +101,8 @@ class WaferLlm(Machine):
     kind = "wafer"
     source = "WaferLLM, arXiv:2502.04563; OSDI 2025"
     note = (
-        "single products of decoding are within a tenth of published measurements; decoding as a whole is about "
-        "twice, prompts are four times as fast as published"
+        "single products of decoding are within a tenth of published measurements; decoding as a whole is "
+        "about twice, prompts are four times as fast as published"
     )
     precisions = ("fp16", "bf16")
     sources = SOURCES

@@ -76,7 +76,7 @@ class Llumnix(Technique):
             "x",
             baseline="INFaaS++: dispatch by load as Llumnix's, no migration",
             model="LLaMA-7B, 16 instances, power-law lengths (here with a mean of 256 tokens in and out, at "
-            "7.4 and 8 requests/s), Poisson arrivals",
+            "8 requests/s), Poisson arrivals",
             hardware="16 A10",
             source=f"{_PAPER}, figure 11 as its authors' artifact puts it (abstract: an order of magnitude)",
             setup="llumnix:tail_ttft",
