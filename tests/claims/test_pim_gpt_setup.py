@@ -130,7 +130,6 @@ def test_too_large_a_model_is_refused() -> None:
         generate(get_spec("gpt3-6.7b"), PimGpt(), PROMPT, OUTPUT)
 
 
-
 def test_foreign_claim_is_refused(comparison: Comparison) -> None:
     """A claim of another system has no range here."""
     from dataclasses import replace

@@ -49,9 +49,7 @@ class PeArray(Machine):
     """
 
     kind = "systolic"
-    note = (
-        "not validated by measurement; leakage of its logic is not counted: no figure is published"
-    )
+    note = "not validated by measurement; leakage of its logic is not counted: no figure is published"
     precisions: ClassVar[tuple[Precision, ...]] = FLOATS
     more: ClassVar[tuple[str, ...]] = ("dram.bandwidth", "lanes", "hertz")
 

@@ -41,8 +41,8 @@ MIGRATE = {128: 3 * 16.0, 256: 10 * 16.0}
 
 
 _WHY = (
-    "at the rates of its authors' artifact hardly anything queues on the instances predicted here (presumably "
-    "its early vLLM served less), so that there is little that moving requests could save"
+    "at the rates of its authors' artifact hardly anything queues on the instances predicted here "
+    "(presumably its early vLLM served less), so that there is little that moving requests could save"
 )
 
 

@@ -140,7 +140,7 @@ class Sn40l(Machine):
     kind = "dataflow"
     source = "SN40L, arXiv:2405.07518; MICRO 2024"
     note = (
-        "not validated by measurement; products that memory does not bound run at the peak rate (assumption), "
+        "not validated by measurement; products that memory does not bound run at peak rate (assumption), "
         "and numbers in fp16 are taken to be converted as they stream"
     )
     precisions = ("bf16", "fp16")
