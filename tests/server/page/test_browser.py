@@ -195,6 +195,17 @@ def test_regenerate_asks_the_same_again_and_new_chat_forgets(
     assert page.locator(".turn").count() == 0
 
 
+def test_an_answer_is_whole_when_its_facts_appear(make: Callable[..., Page], open_server: Served) -> None:
+    opened = make(open_server)
+    opened.page.add_init_script("requestAnimationFrame = (draw) => setTimeout(draw, 2000);")
+    page = opened.open("chat")
+    say(page, "Hello there", tokens=12)
+    text = answered(page).locator(".said").inner_text()
+    assert text
+    page.wait_for_timeout(2500)  # whatever a frame had still to draw is drawn
+    assert answered(page).locator(".said").inner_text() == text
+
+
 def test_a_setting_that_the_server_refuses_is_marked(make: Callable[..., Page], open_server: Served) -> None:
     page = make(open_server).open("chat")
     page.locator("#settings").evaluate("(settings) => { settings.open = true; }")

@@ -89,10 +89,11 @@ class Reply {
       this.foot,
     );
     const text = new Growing(this.body);
-    this.draw = perFrame(() => {
+    this.show = () => {
       text.show(this.content);
       conversation.follow();
-    });
+    };
+    this.draw = perFrame(this.show);
   }
 
   get ttft() {
@@ -124,8 +125,8 @@ class Reply {
     if (this.tokens) facts.push(`${this.tokens} tokens`);
     if (this.rate) facts.push(`${digits(this.rate)} tokens/s`);
     if (this.ttft !== null) facts.push(`first after ${seconds(this.ttft)}`);
+    this.show(); // facts under a text that a frame has yet to finish would belie it
     this.facts.textContent = facts.filter(Boolean).join(" · ");
-    this.draw();
   }
 
   fail(message) {
