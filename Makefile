@@ -46,7 +46,7 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Rewrites the tables in README.md and docs/ from the catalogue, the ledger and the newest comparison.
+# Rewrites the tables in README.md and docs/ from the code and the measurements in docs/data.
 docs: $(STAMP)
 	$(BIN)/python -m twofold.jobs.docs
 

@@ -38,7 +38,8 @@ import quiet_torch
 import torch
 from peer import Peer
 
-from twofold.jobs.docs import matvec, rewrite
+from twofold.jobs.docs import rewrite
+from twofold.jobs.docs_sections import matvec
 from twofold.kernels.cpu import native, why_missing
 from twofold.models.gguf_formats import GGML_FORMATS
 from twofold.models.gguf_types import widener

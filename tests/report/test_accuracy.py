@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from twofold.jobs.docs import accuracy as section
+from twofold.jobs.docs_sections import accuracy as section
 from twofold.report.accuracy import Accuracy, AccuracyRow, grid
 
 ROW = AccuracyRow(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from twofold.jobs.docs import llamacpp, quality
+from twofold.jobs.docs_sections import llamacpp, quality
 
 
 def test_rows_beside_llamacpp(tmp_path: Path) -> None:

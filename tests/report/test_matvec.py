@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from twofold.jobs.docs import matvec, rewrite
+from twofold.jobs.docs import rewrite
+from twofold.jobs.docs_sections import matvec
 from twofold.report.matvec import MatvecRow, MatvecTable
 
 

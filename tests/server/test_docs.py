@@ -14,7 +14,8 @@ import pytest
 from openai.types.responses import response_create_params
 from tests.server.fakes import fake_service, served
 
-from twofold.jobs.docs import api, rewrite, server_metrics
+from twofold.jobs.docs import rewrite
+from twofold.jobs.docs_sections import api, server_metrics
 from twofold.server.app import create_app
 from twofold.server.openai.embeddings import EmbeddingRequest
 from twofold.server.openai.fields import uses

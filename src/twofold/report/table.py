@@ -13,26 +13,30 @@ from rich.text import Text
 from twofold.report import tradeoff_plots
 from twofold.report.comparison import Comparison
 from twofold.report.comparison_grids import all_grids
+from twofold.report.glance import glance_grid
 from twofold.report.grid import Grid
 from twofold.report.result_grid import result_grids
 from twofold.report.schema import Result
 
 
 def render(comparison: Comparison) -> RenderableType:
-    """The whole comparison for a rich console; made to be read at 100 columns and more."""
+    """The whole comparison for a rich console; made to be read at 100 columns and more. What it comes to
+    stands last, where a terminal is read first."""
     notes = [Text(f"note: {note}", style="dim") for note in comparison.notes]
     plots = tradeoff_plots.text(comparison.tradeoffs)
     drawn = [] if plots is None else [plots, Text("")]
-    return Group(_render(_heading(comparison), all_grids(comparison)), *drawn, *notes)
+    glance = glance_grid(comparison)
+    last = [] if glance is None else [Text(""), render_grid(glance)]
+    return Group(_render(heading(comparison), all_grids(comparison)), *drawn, *notes, *last)
 
 
 def render_result(result: Result) -> RenderableType:
     """Everything that one result says, for a rich console."""
-    return _render(_heading(result), result_grids(result))
+    return _render(heading(result), result_grids(result))
 
 
-def _render(heading: str, tables: Sequence[Grid]) -> Group:
-    parts: list[RenderableType] = [Text(heading, style="bold"), Text("")]
+def _render(title: str, tables: Sequence[Grid]) -> Group:
+    parts: list[RenderableType] = [Text(title, style="bold"), Text("")]
     parts += [part for grid in tables for part in (render_grid(grid), Text(""))]
     return Group(*parts)
 
@@ -48,11 +52,11 @@ def render_grid(grid: Grid) -> RenderableType:
         pad_edge=False,
     )
     for column in grid.columns:
-        heading = Text(column.heading)
+        head = Text(column.heading)
         if column.unit:
-            heading.append(f"\n{column.unit}", style="dim")
+            head.append(f"\n{column.unit}", style="dim")
         table.add_column(
-            heading,
+            head,
             justify=column.align,
             no_wrap=column.align == "right",
             overflow="fold",
@@ -80,7 +84,7 @@ def to_text(shown: Comparison | Result, width: int = 120) -> str:
 def to_markdown(shown: Comparison | Result) -> str:
     """The tables of a comparison or a result in GitHub's Markdown, each under its title."""
     tables = all_grids(shown) if isinstance(shown, Comparison) else result_grids(shown)
-    return f"{_heading(shown)}\n\n" + "\n".join(grid_to_markdown(g) for g in tables)
+    return f"{heading(shown)}\n\n" + "\n".join(grid_to_markdown(g) for g in tables)
 
 
 def markdown(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -109,7 +113,8 @@ def grid_to_markdown(grid: Grid) -> str:
     return f"**{_escape(grid.title)}**\n\n" + "\n".join(rows) + "\n" + (notes + "\n" if notes else "")
 
 
-def _heading(shown: Comparison | Result) -> str:
+def heading(shown: Comparison | Result) -> str:
+    """What was compared or run, on what, under which load."""
     title = shown.title if isinstance(shown, Comparison) else shown.label
     return f"{title}: {shown.model} on {shown.device}, {shown.workload.summary}"
 
