@@ -53,9 +53,13 @@ class TechniqueUse(Part):
 def _technique(value: Any) -> Any:
     if isinstance(value, str):
         return TechniqueUse.parse(value)
-    if isinstance(value, dict) and "name" in value and "params" not in value:
+    if not isinstance(value, dict):
+        return value
+    if "name" in value and "params" not in value:
         rest = {k: v for k, v in value.items() if k != "name"}
         return {"name": value["name"], "params": rest}
+    if len(value) == 1 and isinstance(params := next(iter(value.values())), dict):
+        return {"name": next(iter(value)), "params": params}  # `- kivi: {bits: 2}`
     return value
 
 

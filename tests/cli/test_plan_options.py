@@ -185,3 +185,17 @@ def test_all_devices_are_the_modelled_ones() -> None:
     names = read.devices("all")
     assert {"h100-sxm", "pim-gpt"} <= set(names)
     assert not {"cpu", "cuda", "this-cpu"} & set(names)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "kivi:bits=4,residual=64",
+        {"kivi": {"bits": 4, "residual": 64}},
+        {"name": "kivi", "bits": 4, "residual": 64},
+        {"name": "kivi", "params": {"bits": 4, "residual": 64}},
+    ],
+)
+def test_a_technique_is_written_in_any_usual_way(written: object) -> None:
+    (use,) = Plan.from_dict({"techniques": [written]}).techniques
+    assert (use.name, use.params) == ("kivi", {"bits": 4, "residual": 64})

@@ -9,10 +9,13 @@ import torch
 import transformers
 from tests.models.tiny import VOCAB, tiny_hf_dir
 
+from twofold.devices.cpu_device import CpuDevice
 from twofold.devices.torch_device import TorchDevice
+from twofold.kernels.cpu import native
+from twofold.kernels.cpu.cache import NativeCacheScheme
 from twofold.models import layer_pass
 from twofold.models.build import ModelOptions, build_model
-from twofold.models.layer_pass import LayerPass
+from twofold.models.layer_pass import LayerPass, text_step
 from twofold.models.loading import load_checkpoint
 from twofold.models.step import StepInput
 from twofold.ops.attention import Span
@@ -47,6 +50,31 @@ def test_residual_stream_equals_transformers(
     with torch.no_grad():
         expected = reference.eval()(ids[None], output_hidden_states=True).hidden_states[num_layers][0]
     torch.testing.assert_close(torch.cat(states), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.skipif(native() is None, reason="the native kernels are not built here")
+@pytest.mark.parametrize("chunk", [16, 4096])
+def test_attention_of_a_pass_runs_on_native_kernels(
+    chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layer_pass, "CHUNK", chunk)
+    checkpoint = load_checkpoint(str(tiny_hf_dir("llama", tmp_path)))
+    ids = torch.randint(0, VOCAB, (LENGTH,), generator=torch.Generator().manual_seed(1))
+    states = []
+    for plain, device in ((NativeCacheScheme("f32"), CpuDevice()), (None, TorchDevice("cpu"))):
+        model = build_model(checkpoint.spec, ModelOptions(plain_cache=plain), checkpoint)
+        passing = LayerPass(model, 2)
+        for _ in range(2):  # the second pass has tensors of its own
+            device.begin_step()
+            chunks = passing.begin(text_step(model, ids.tolist()), device)
+            passing.run(chunks, device)
+            passing.end()
+            device.end_step()
+        states.append(torch.cat([s.x + s.delta if s.pending else s.x for s, _ in chunks]))
+        if plain is not None:
+            assert "Attention" not in device.reference_ops
+            assert "CacheWrite" not in device.reference_ops
+    torch.testing.assert_close(*states, atol=1e-4, rtol=1e-4)
 
 
 def test_held_bytes_are_those_of_its_tensors(tmp_path: Path) -> None:

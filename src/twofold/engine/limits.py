@@ -25,7 +25,8 @@ many."""
 class Limits:
     """The plan's engine limits with every default decided.
 
-    cache_format: how cache entries are stored: a native format, the activations' own, or a technique's name.
+    cache_format: how cache entries are stored: a native format, the activations' own, or a technique's name;
+    plain_format: how they are where no technique stores them.
     weights: "stored" or "dense", or the kind of quantised checkpoint that the plan names.
     """
 
@@ -36,6 +37,7 @@ class Limits:
     max_context: int
     capacity: int
     cache_format: str
+    plain_format: str
     weights: str
 
 
@@ -75,5 +77,6 @@ def decide_limits(
         min(e.max_context or spec.max_context, spec.max_context),
         e.memory or int(device.memory["device"] * e.memory_share),
         cache_format,
+        decide_format(plan, device, spec, (), precision, block_size),
         decide_weights(plan, device, checkpoint),
     )

@@ -168,4 +168,5 @@ def model_options(
         rank=rank,
         placement=the_one([a.placement for a in actives]),
         max_drafts=max([a.max_drafts for a in actives], default=0),
+        plain_cache=cache_scheme(limits.plain_format),
     )

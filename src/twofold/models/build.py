@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 
 from twofold.models.context import Maybe
+from twofold.models.dense_cache import DenseCacheScheme
 from twofold.models.options import AllLayers, ModelOptions
 from twofold.models.packed import PackedMatrix
 from twofold.models.rope import RotaryTables, table_elements
@@ -46,6 +47,10 @@ class _Builder(SublayerBuilder):
             layers.append(self.layer(i))
             if progress is not None:
                 progress(i + 1, spec.num_layers)
+        for i, layer in enumerate(
+            layers
+        ):  # once all are made: what one costs may depend on how many there are
+            layer.signature = self.signature(i, layer)
         placement = self.options.placement
         if placement is not None and self.checkpoint is not None:
             placement.finish()
@@ -83,6 +88,7 @@ class _Builder(SublayerBuilder):
             self.weights.small_bytes,
             [Shard(rank, self.shard.world).vocabulary(spec).size for rank in range(self.shard.world)],
             placement,
+            self.options.plain_cache or DenseCacheScheme(),
         )
 
     def head(self, embed: Maybe | PackedMatrix) -> Matrix:
@@ -111,12 +117,16 @@ class _Builder(SublayerBuilder):
                 layer.post_mlp_norm = self.weights.norm(at + "post_mlp_norm", spec.hidden, spec.norm)
         if self.options.placement is not None:
             self.options.placement.place(layer, n, real=self.checkpoint is not None)
-        layer.signature = (
-            None if attention is None else (spec.layer_window(i), attention.cache.cost_key),
-            None if mlp is None else spec.has_experts(i),
+        return layer
+
+    def signature(self, i: int, layer: TransformerLayer) -> object:
+        """Equal for layers that emit equal ops: of `layer`, number `i`."""
+        spec = self.spec
+        return (
+            None if layer.attention is None else (spec.layer_window(i), layer.attention.cache.cost_key),
+            None if layer.mlp is None else spec.has_experts(i),
             tuple((m.format.name, m.nbytes, m.space) for m in layer.matrices()),
         )
-        return layer
 
 
 def _split(layers: list[TransformerLayer], stages: int) -> list[list[TransformerLayer]]:

@@ -6,14 +6,14 @@ are held, in a store that all layers share. Tokens go through a layer in chunks,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 
 from twofold.devices.base import Device
-from twofold.models.cache import CacheSize, Heads
+from twofold.models.cache import CacheLayer, CacheSize
 from twofold.models.context import Context
-from twofold.models.dense_cache import DenseCache
 from twofold.models.step import StepInput
 from twofold.models.transformer import Residual, Transformer, TransformerLayer
 from twofold.models.weights import ACT_BYTES
@@ -26,18 +26,6 @@ CHUNK = 4096
 Chunk = tuple[Residual, Context]
 
 
-class InFlightCache(DenseCache):
-    """Keys and values of the layer that is being run, in tensors that all layers of a pass share."""
-
-    def __init__(self, heads: Heads, block_size: int, shared: dict[str, torch.Tensor]) -> None:
-        super().__init__(heads, block_size)
-        self.tensors = shared
-
-    def block_bytes(self) -> int:
-        """0: it takes no blocks of the engine's."""
-        return 0
-
-
 class LayerPass:
     """The first `num_layers` layers of `model`, to be run over one whole sequence at a time.
 
@@ -47,7 +35,6 @@ class LayerPass:
     def __init__(self, model: Transformer, num_layers: int) -> None:
         assert 0 <= num_layers <= model.spec.num_layers
         self.model = model
-        self._shared: dict[str, torch.Tensor] = {}
         self._stages: list[list[TransformerLayer]] = []
         for stage in model.stages:
             self._stages.append([self._uncached(layer) for layer in stage if layer.index < num_layers])
@@ -64,20 +51,22 @@ class LayerPass:
         CHUNK tokens: the residual stream and what is to be added to it, one layer's keys, values, rotations.
         """
         spec = self.model.spec
-        attentions = [layer.attention for layer in self.model.layers if layer.attention is not None]
-        stored = attentions[0].cache.heads.stored_width if attentions else 0
+        held = 0 if not self._caches else self._caches[0].block_bytes() * self._blocks(tokens)
         tables = 2 if spec.rope_local_theta is not None else 1
         rotations = 2 * tables * spec.rope_dim if spec.positions == "rope" else 0
-        return tokens * (2 * spec.hidden + stored + rotations) * ACT_BYTES[self.model.precision]
+        return held + tokens * (2 * spec.hidden + rotations) * ACT_BYTES[self.model.precision]
 
     def begin(self, step: StepInput, device: Device) -> list[Chunk]:
         """Embed the one sequence of `step`. Returns the residual stream and context of each of its chunks."""
         assert len(step.spans) == 1, "a pass takes one sequence"
         tokens = step.num_tokens
-        if step.token_ids is not None:
-            self._allocate(tokens, step.token_ids.device)
+        if step.token_ids is not None and self._caches:
+            store = self._caches[0]
+            store.allocate(CacheSize(self._blocks(tokens), store.block_size, 1), step.token_ids.device)
+            for cache in self._caches:
+                cache.tensors = store.tensors
         return [
-            self.model.start(_slice(step, start, min(start + CHUNK, tokens)), device)
+            self.model.start(self._slice(step, start, min(start + CHUNK, tokens)), device)
             for start in range(0, tokens, CHUNK)
         ]
 
@@ -94,41 +83,52 @@ class LayerPass:
 
     def end(self) -> None:
         """Free the shared keys and values."""
-        self._shared.clear()
+        for cache in self._caches:
+            cache.tensors = {}
+
+    @property
+    def _caches(self) -> list[CacheLayer]:
+        return [layer.attention.cache for layer in self.layers if layer.attention is not None]
+
+    def _blocks(self, tokens: int) -> int:
+        return -(-tokens // self._caches[0].block_size)
 
     def _uncached(self, layer: TransformerLayer) -> TransformerLayer:
         attention = layer.attention
         if attention is None:
             return layer
-        cache = InFlightCache(attention.cache.heads, attention.cache.block_size, self._shared)
-        window = attention.cache.heads.window
+        engines = attention.cache
+        cache = self.model.plain_cache.cache_layer(engines.heads, engines.block_size, layer.index)
         assert isinstance(layer.signature, tuple)
-        # What distinguishes layers stays; how their caches are stored does not matter here.
-        signature = ((window, InFlightCache), *layer.signature[1:])
+        # What distinguishes layers stays; how the engine's caches are stored does not matter here.
+        signature = ((engines.heads.window, cache.cost_key), *layer.signature[1:])
         return replace(layer, attention=replace(attention, cache=cache), signature=signature)
 
-    def _allocate(self, tokens: int, where: torch.device) -> None:
-        attention = next((layer.attention for layer in self.layers if layer.attention is not None), None)
-        if attention is not None:
-            store = DenseCache(attention.cache.heads, tokens)
-            store.allocate(CacheSize(1, tokens, 1), where)
-            self._shared.update(store.tensors)
+    def _slice(self, step: StepInput, start: int, end: int) -> StepInput:
+        """Tokens `start` to `end` of the one sequence of `step`, whose blocks follow each other: token i lies
+        in slot i."""
+        spans = [Span(end - start, end)]
+        if step.token_ids is None:
+            return StepInput(spans, end - start, 0)
+        assert step.positions is not None
+        part = StepInput(
+            spans,
+            end - start,
+            0,
+            step.token_ids[start:end],
+            step.positions[start:end],
+            torch.arange(start, end, device=step.token_ids.device),
+            rows=[0],
+            block_tables=[range(self._blocks(end) if self._caches else 0)],
+            block_size=self._caches[0].block_size if self._caches else 0,
+        )
+        part.starts = [0]
+        return part
 
 
-def _slice(step: StepInput, start: int, end: int) -> StepInput:
-    """Tokens `start` to `end` of the one sequence of `step`, which lies in one block: token i in slot i."""
-    spans = [Span(end - start, end)]
-    if step.token_ids is None:
-        return StepInput(spans, end - start, 0)
-    assert step.positions is not None
-    return StepInput(
-        spans,
-        end - start,
-        0,
-        step.token_ids[start:end],
-        step.positions[start:end],
-        torch.arange(start, end, device=step.token_ids.device),
-        rows=[0],
-        block_tables=[[0]],
-        block_size=step.num_tokens,
-    )
+def text_step(model: Transformer, token_ids: Sequence[int]) -> StepInput:
+    """A step in which `model` reads all of one text, on the device of its weights."""
+    where = None if model.norm.weight is None else model.norm.weight.device
+    tokens = len(token_ids)
+    ids = torch.tensor(list(token_ids), device=where)
+    return StepInput([Span(tokens, tokens)], tokens, 0, ids, torch.arange(tokens, device=where))

@@ -42,7 +42,8 @@ class ModelOptions:
     """How to put a model together. `max_positions`: length of the position tables, in tokens; `stored`: the
     checkpoint whose quantised matrices are kept as they are stored (None: they are widened); `native`: it
     will run on native CPU kernels, for which matrices are laid out; `rank`: of its tensor-parallel group;
-    `max_drafts`: guesses that a sequence may have at once."""
+    `max_drafts`: guesses that a sequence may have at once; `plain_cache`: how entries are stored that no
+    technique stores."""
 
     precision: Precision = "fp32"
     parallel: Parallel = field(default_factory=Parallel)
@@ -58,3 +59,4 @@ class ModelOptions:
     rank: int = 0
     max_drafts: int = 0
     placement: Placement | None = None
+    plain_cache: CacheScheme | None = None

@@ -9,8 +9,9 @@ import torch
 
 from twofold.devices.base import Device
 from twofold.models.attention import AttentionBlock, LatentAttentionBlock
-from twofold.models.cache import CacheLayer
+from twofold.models.cache import CacheLayer, CacheScheme
 from twofold.models.context import Context, Maybe, NormWeights
+from twofold.models.dense_cache import DenseCacheScheme
 from twofold.models.mlp import ExpertsBlock, MLPBlock
 from twofold.models.packed import PackedMatrix
 from twofold.models.parallel import Parallel
@@ -127,7 +128,7 @@ class Transformer:
     modelled devices);
     embed: [vocab, hidden]; head: the matrix of the logits; small_bytes: counted bytes of everything else
     (norms, biases, position tables); vocabulary: the share of each tensor-parallel rank in the logits;
-    placement: what keeps weights elsewhere.
+    placement: what keeps weights elsewhere. plain_cache: how entries are stored that no technique stores.
     """
 
     spec: ModelSpec
@@ -142,6 +143,7 @@ class Transformer:
     small_bytes: int = 0
     vocabulary: Sequence[int] = ()
     placement: Placement | None = None
+    plain_cache: CacheScheme = field(default_factory=DenseCacheScheme)
 
     @property
     def layers(self) -> list[TransformerLayer]:

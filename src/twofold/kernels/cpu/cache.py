@@ -61,6 +61,7 @@ class NativeCache(CacheLayer):
         self.stored_as = fmt.name
         self.parts = 2 * len(fmt.parts)
         self._handle: Any = None
+        self._viewed: dict[str, torch.Tensor] = {}
 
     # --- bytes
 
@@ -105,7 +106,6 @@ class NativeCache(CacheLayer):
         """All parts of keys and values, zeroed."""
         assert size.block_size == self.block_size
         h, b = self.heads, self.block_size
-        self._handle = None
         self.tensors = {}
         for part, dtype in self.format.parts.items():
             k, v = self.format.width(part, h.head_dim), self.format.width(part, h.v_dim)
@@ -166,10 +166,11 @@ class NativeCache(CacheLayer):
         return slots // self.block_size, slots % self.block_size
 
     def handle(self) -> Any:
-        """The native kernels' view of the storage (`native.PagedCache`), made when first asked for."""
-        if self._handle is None:
+        """The native kernels' view of the storage (`native.PagedCache`), made when it is first asked for."""
+        if self._handle is None or self._viewed is not self.tensors:
             h = self.heads
             assert self.tensors, "the cache is not allocated"
+            self._viewed = self.tensors
             self._handle = extension().PagedCache(
                 self.format.name,
                 h.kv_heads,
