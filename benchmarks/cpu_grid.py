@@ -1,7 +1,7 @@
 """Predictions for this CPU beside measurements over a grid: techniques x requests at once x context.
 
-    python benchmarks/cpu_grid.py [--passes 3] [--output 64] [--technique NAME ...] [--kinds] [--json FILE]
-                                  [--table FILE]
+    python benchmarks/cpu_grid.py [--passes 3] [--output 64] [--technique NAME ... | --all] [--load 2x512 ...]
+                                  [--kinds] [--json FILE] [--table FILE]
 
 Needs `twofold pull smollm2-135m`. Every pass calibrates this machine anew (into a file of its own), then
 measures every load (as many requests as run at once, all at the start) on one engine per technique, and
@@ -13,7 +13,8 @@ of a load, each interval between two steps or tokens is taken from the run in wh
 make up the run that is compared. A machine that others use is faster and slower from minute to minute:
 calibrating and measuring alternate, and the median of what the passes predicted counts. Give the same file
 to --json again to add passes to it (`--passes 0`: only show them); --table keeps the figures alone, for
-docs/accuracy.md.
+docs/accuracy.md. `--all` goes through every technique that runs on one instance, at prompts of 512 to 2,048
+tokens where no --load is given.
 """
 
 # ruff: noqa: E402 (OpenMP reads its settings when torch is imported)
@@ -38,11 +39,12 @@ quiet_openmp()  # before torch is imported, as on the command line
 from twofold.devices.registry import make_device
 from twofold.engine.build import build_engine
 from twofold.engine.engine import Engine
+from twofold.fleet.build import fleet_technique
 from twofold.jobs.result import measured_behaviour
 from twofold.jobs.run import load_engine, play
 from twofold.measure.calibrate import calibrate
 from twofold.models.find import find_checkpoint
-from twofold.plan import Plan
+from twofold.plan import Plan, read_values
 from twofold.report.host import Host
 from twofold.workloads.workload import make_workload
 
@@ -56,8 +58,11 @@ TECHNIQUES = (
     "copyspec",
     "sarathi",
 )
+EXAMPLE = Path(__file__).parents[1] / "examples" / "all-techniques.yaml"
 LOADS = ((1, 64), (1, 256), (1, 1024), (1, 4096), (4, 64), (4, 256), (4, 1024), (16, 64), (16, 256))
 """Requests at once and prompt tokens of each."""
+ALL_LOADS = ((2, 512), (1, 2048))
+"""Those that all techniques are held against."""
 
 Key = tuple[str, int, int]
 
@@ -87,10 +92,10 @@ class Run:
 
 def run(engine: Engine, plan: Plan, tokenizer: Any, vocab: int) -> Run:
     """The plan's load on `engine`."""
-    load = make_workload(plan.workload, tokenizer, real=engine.device.real, vocab=vocab)
+    items = make_workload(plan.workload, tokenizer, real=engine.device.real, vocab=vocab)
     engine.trace = []
     start = engine.clock.now()
-    requests = play(engine, load).requests
+    requests = play(engine, items).requests
     times = [request.token_times or [] for request in requests]
     moments = sorted({start, *(step.start for step in engine.trace), *(t for each in times for t in each)})
     place = {moment: i for i, moment in enumerate(moments)}
@@ -132,15 +137,21 @@ class Row:
 
 
 def measure(
-    technique: str, output: int, repeats: int, calibration: Path, *, profile: bool
+    technique: str,
+    loads: Sequence[tuple[int, int]],
+    output: int,
+    repeats: int,
+    calibration: Path,
+    *,
+    profile: bool,
 ) -> Iterator[tuple[Key, Row]]:
     """Every load under `technique`: `repeats` runs after one that warms up, and the prediction."""
     checkpoint = find_checkpoint(MODEL)
     vocab = checkpoint.spec.vocab_size
-    engine = load_engine(plan_of(technique, *LOADS[-1], output), checkpoint, profile=profile)
+    engine = load_engine(plan_of(technique, *loads[-1], output), checkpoint, profile=profile)
     first = plan_of(technique, 4, 64, 8).workload
     play(engine, make_workload(first, checkpoint.tokenizer, real=True, vocab=0))
-    for batch, prompt in LOADS:
+    for batch, prompt in loads:
         plan = plan_of(technique, batch, prompt, output)
         runs = [run(engine, plan, checkpoint.tokenizer, vocab) for _ in range(repeats + 1)][1:]
         behaviour = measured_behaviour(engine.accounts())  # the same in every run: of the load alone
@@ -148,6 +159,18 @@ def measure(
         twin = build_engine(plan, device, checkpoint.spec, checkpoint, recorded=behaviour)
         expected = run(twin, plan, checkpoint.tokenizer, vocab)
         yield (technique or "baseline", batch, prompt), Row(runs, [expected])
+
+
+def all_techniques() -> tuple[str, ...]:
+    """None, and then each of the example that runs on one instance."""
+    uses = read_values(EXAMPLE)["techniques"]
+    return ("", *(use for use in uses if fleet_technique(plan_of(use, 1, 1, 1)) is None))
+
+
+def load(text: str) -> tuple[int, int]:
+    """Requests and prompt tokens of a load such as 2x512."""
+    requests, _, tokens = text.partition("x")
+    return int(requests), int(tokens)
 
 
 def read(path: Path | None) -> dict[Key, Row]:
@@ -222,6 +245,8 @@ def main() -> None:
     parser.add_argument("--output", type=int, default=64, help="tokens that each request yields")
     parser.add_argument("--repeats", type=int, default=2, help="runs of each load in a pass")
     parser.add_argument("--technique", action="append", help="only these (baseline: none)")
+    parser.add_argument("--all", action="store_true", help="every technique that runs on one instance")
+    parser.add_argument("--load", action="append", type=load, help="requests x prompt tokens, such as 2x512")
     parser.add_argument(
         "--kinds", action="store_true", help="also seconds by kind of op, measured by profiling"
     )
@@ -229,12 +254,15 @@ def main() -> None:
     parser.add_argument("--table", type=Path, help="keep the table in this file")
     args = parser.parse_args()
     chosen = tuple("" if t == "baseline" else t for t in args.technique) if args.technique else TECHNIQUES
+    if args.all and not args.technique:
+        chosen = all_techniques()
+    loads = args.load or (ALL_LOADS if args.all else LOADS)
     rows = read(args.json)
     for number in range(args.passes):
         with TemporaryDirectory() as folder:
             calibration = calibrate(path=Path(folder) / "this-cpu.yaml").path
             for technique in chosen:
-                found = measure(technique, args.output, args.repeats, calibration, profile=args.kinds)
+                found = measure(technique, loads, args.output, args.repeats, calibration, profile=args.kinds)
                 for key, row in found:
                     into = rows.setdefault(key, Row())
                     into.runs += row.runs

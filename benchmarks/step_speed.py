@@ -1,11 +1,12 @@
 """How many steps a second are predicted; one process, one core.
 
-    python benchmarks/step_speed.py [--seconds S] [--machines] [--json]
+    python benchmarks/step_speed.py [--seconds S] [--machines | --techniques] [--json]
 
 A step is a batch of 1 to 64 decoding sequences, half of the time with a chunk of a prompt. Warm: batches of
 so many tokens were predicted before, with other contexts. Cold: nearly every step has a number of tokens
 that was not seen before. Replay: decoding steps as the engine predicts them while nothing is to be decided.
-With --machines: the small GPT-2 on every machine that maps ops in its own way.
+With --machines: the small GPT-2 on every machine that maps ops in its own way. With --techniques: those that
+change attention layer by layer or sequence by sequence, on a GPU and on their own machines.
 """
 
 from __future__ import annotations
@@ -36,6 +37,15 @@ CASES: list[dict[str, Any]] = [
     {"model": "gpt2-1.5b", "device": "pim-gpt"},
 ]
 ON_MACHINES: list[dict[str, Any]] = [{"model": "gpt2-small", "device": name} for name in MACHINES]
+WITH_TECHNIQUES: list[dict[str, Any]] = [
+    {"model": "llama-3.1-8b", "device": "h100-sxm", "techniques": [name]}
+    for name in ("spatten", "minference", "zipvl", "alisa", "h2o", "sparf", "retrievalattention")
+] + [
+    {"model": "llama-2-7b", "device": "waferllm", "techniques": ["minference"], "precision": "fp16"},
+    {"model": "gpt2-medium", "device": "spatten", "techniques": ["spatten"]},
+    {"model": "llama-2-7b", "device": "instinfer", "techniques": ["sparf"]},
+    {"model": "gpt2-medium", "device": "had", "techniques": ["had"]},
+]
 
 
 def batches(seed: int, chunks: Iterable[int]) -> Iterable[list[Span]]:
@@ -92,9 +102,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=1.0, help="CPU time of each measurement")
     parser.add_argument("--machines", action="store_true", help="every machine instead")
+    parser.add_argument("--techniques", action="store_true", help="plans with techniques instead")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    cases = ON_MACHINES if args.machines else CASES
+    cases = ON_MACHINES if args.machines else WITH_TECHNIQUES if args.techniques else CASES
     if args.json:
         print(json.dumps([measure(case, args.seconds) for case in cases], indent=2))
         return

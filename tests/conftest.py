@@ -1,5 +1,5 @@
-"""What all tests share: one thread (models are tiny, and spinning threads starve each other), fixed seeds,
-optional data."""
+"""What all tests share: one thread (models are tiny, and spinning threads starve each other), fixed seeds
+(hypothesis has the same examples every time, however long they take), optional data."""
 
 from __future__ import annotations
 
@@ -8,8 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 torch.set_num_threads(1)
+settings.register_profile(
+    "steady", derandomize=True, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("steady")
 
 
 @pytest.fixture(autouse=True)

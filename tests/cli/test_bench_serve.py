@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,7 @@ def test_a_sweep_in_json(twofold: Twofold) -> None:
 
 def test_a_rate_with_an_objective_as_tables_and_as_a_page(twofold: Twofold, tmp_path: Path) -> None:
     page = tmp_path / "load.html"
-    load = ("--rate", "100,200", "--requests", "6", "--slo", "ttft=60s,tpot=60s", "--arrivals", "constant")
+    load = ("--rate", "100,200", "--requests", "6", "--slo", "ttft=600s,tpot=600s", "--arrivals", "constant")
     with FakeServer() as server:
         result = twofold("bench", "serve", server.url, *load, *SMALL, "--html", page)
     assert result.exit_code == 0, result.stderr
@@ -129,9 +130,12 @@ def test_mistakes_are_said_before_anything_is_sent(args: list[str], said: str, t
 
 
 def test_nobody_listens(twofold: Twofold) -> None:
-    result = twofold("bench", "serve", "http://127.0.0.1:9")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        result = twofold("bench", "serve", f"http://127.0.0.1:{port}")
     assert result.exit_code == 1
-    assert "no server answers at 127.0.0.1:9" in result.stderr
+    assert f"no server answers at 127.0.0.1:{port}" in result.stderr
 
 
 def test_bench_is_a_command_of_its_own(gguf: Path, twofold: Twofold) -> None:

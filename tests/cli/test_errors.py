@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.cli.conftest import Twofold
+from tests.waiting import PATIENCE
 from typer.models import CommandInfo
 
 from twofold.cli import app, complete
@@ -19,7 +20,9 @@ HEAVY = ("torch", "numpy", "matplotlib", "transformers")
 def process(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
     """`python -m twofold` with `args`."""
     command = [sys.executable, "-m", "twofold", *args]
-    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **env}, timeout=120)
+    return subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, **env}, timeout=PATIENCE
+    )
 
 
 def loaded(*args: str) -> set[str]:
@@ -29,7 +32,7 @@ def loaded(*args: str) -> set[str]:
         f"try:\n main({list(args)!r})\nexcept SystemExit as end:\n assert not end.code, end.code\n"
         "print(' '.join(sys.modules), file=sys.stderr)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     return set(done.stderr.split())
 

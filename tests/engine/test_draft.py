@@ -1,10 +1,10 @@
-"""Drafts that are only counted: how many, when, and at most how many at once."""
+"""Drafts that are only counted: how many, when, and at most how many at once. Drafts from text: how long."""
 
 from __future__ import annotations
 
 import pytest
 
-from twofold.engine.draft import ModelledDrafter
+from twofold.engine.draft import ModelledDrafter, TextDrafter
 from twofold.engine.request import Request
 
 
@@ -45,3 +45,25 @@ def test_a_request_never_has_more_guesses_than_the_technique_makes() -> None:
 def test_behaviour_that_cannot_be_is_refused(wrong: tuple[float, float, float]) -> None:
     with pytest.raises(ValueError, match="drafting behaviour needs"):
         ModelledDrafter(*wrong, most=4)
+
+
+class Counting(TextDrafter):
+    """Guesses as many tokens as it may."""
+
+    def guess(self, request: Request, limit: int) -> list[int]:
+        return list(range(limit))
+
+
+def test_a_request_gets_shorter_drafts_while_they_are_wrong_and_longer_ones_while_they_are_right() -> None:
+    drafter, request, other = Counting(most=4), Request("a", 8), Request("b", 8)
+    lengths = []
+    for right in (False, False, False, False, False, True, True, True):
+        drafted = len(drafter.propose([request], 100)[0])
+        drafter.observe(request, drafted, drafted if right else drafted - 1)
+        lengths.append(drafted)
+    assert lengths == [4, 3, 2, 1, 1, 1, 3, 4]
+    assert [len(found) for found in drafter.propose([request, other], 100)] == [4, 4]
+    assert [len(found) for found in drafter.propose([request], 2)] == [2]
+    drafter.observe(request, 4, 0)
+    drafter.forget(request)
+    assert [len(found) for found in drafter.propose([request], 100)] == [4]

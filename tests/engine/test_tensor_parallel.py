@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from functools import cache
@@ -22,6 +21,7 @@ from tests.engine.test_engine import prompts
 from tests.models.tiny import tiny_hf_dir
 from tests.test_invariants import USES, repetitive, uses
 from tests.tiny import VOCAB, tiny_checkpoint, tiny_plan
+from tests.waiting import PATIENCE, until
 
 from twofold.devices.registry import make_device
 from twofold.engine.build import build_engine
@@ -81,13 +81,6 @@ def is_alive(pid: int) -> bool:
     except OSError:
         return False
     return state != "Z"
-
-
-def wait_for_end(pid: int) -> None:
-    deadline = time.monotonic() + 60
-    while is_alive(pid):
-        assert time.monotonic() < deadline, f"process {pid} is still there"
-        time.sleep(0.05)
 
 
 # --- the same as one process ---
@@ -248,7 +241,7 @@ def test_what_goes_wrong_on_a_follower_is_said_on_rank_0() -> None:
             pass
         with pytest.raises(RuntimeError, match=r"rank 1 failed: AttributeError: .*'no_such_thing'"):
             texts(engine, [[5, 6, 7]])
-        wait_for_end(pid)
+        until(lambda: not is_alive(pid))
 
 
 SCRIPT = """
@@ -275,8 +268,8 @@ def test_followers_end_with_rank_0() -> None:
         pid = int(leader.stdout.readline())
         assert is_alive(pid)
         leader.send_signal(how)
-        leader.wait(60)
-        wait_for_end(pid)
+        leader.wait(PATIENCE)
+        until(lambda: not is_alive(pid))  # noqa: B023
 
 
 # --- what is refused ---

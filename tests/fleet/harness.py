@@ -14,7 +14,7 @@ from twofold.devices.torch_device import TorchDevice
 from twofold.fleet.build import build_fleet
 from twofold.fleet.fleet import Fleet
 from twofold.fleet.policy import Stages
-from twofold.fleet.simulate import Wanderers
+from twofold.fleet.wanderers import Wanderers
 from twofold.fleet.wire import Wire
 
 LIMITS = {"max_num_seqs": 4, "max_num_batched_tokens": 64, "max_context": 256, "prefix_caching": False}

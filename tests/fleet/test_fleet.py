@@ -18,7 +18,8 @@ from twofold.techniques.registry import make_technique, technique_names
 LONG = SamplingParams(max_tokens=24, ignore_eos=True)
 STAGES = Stages(4, 1)
 FLEETS: dict[str, dict[str, Any]] = {
-    "splitwise": {"prompt": 1, "token": 2},
+    # Some prompts are shorter, and go at once; others layer by layer.
+    "splitwise": {"prompt": 1, "token": 2, "layerwise_tokens": 30},
     # Between the freeness of a full instance and that of a less full one.
     "llumnix": {"instances": 2, "interval": 0.0, "migrate_out": 300.0, "migrate_in": 300.0},
     "wanderers": {},
@@ -47,6 +48,10 @@ def test_answers_are_those_of_one_engine_also_when_requests_move_in_the_middle(
     assert got == [c.token_ids for c in tiny_engine(family).generate(asked, LONG)]
     assert moves_of(fleet) > 0
     assert fleet.sent_bytes > 0
+    if name == "splitwise":
+        layerwise = fleet.policy.counters["layerwise_transfers"]
+        assert 0 < layerwise < moves_of(fleet)
+        assert 0 < fleet.policy.counters["overlapped_bytes"] < fleet.sent_bytes
     fleet.check()
     if name != "wanderers":
         fleet.check_techniques()
@@ -91,7 +96,7 @@ def test_the_schedule_does_not_depend_on_the_device(name: str, turns: bool) -> N
             engine.scheduler.schedule = recorded  # type: ignore[method-assign]
         real = make is TimedCpu
         fleet.play([(0.002 * i, p if real else len(p), LONG) for i, p in enumerate(asked)])
-        logs.append((log, fleet.sent_bytes, moves_of(fleet)))
+        logs.append((log, fleet.policy.counters, moves_of(fleet)))
     assert logs[0] == logs[1]
     assert logs[0][2] > 0
 
@@ -133,7 +138,7 @@ def test_techniques_that_drop_entries_are_refused_beside_moves() -> None:
     for name in ("splitwise", "llumnix"):
         for other in dropping:
             plan = tiny_plan(techniques=[{"name": name}, {"name": other}])
-            with pytest.raises(ValueError, match=r"cannot be sent meanwhile|keeps a part of it elsewhere"):
+            with pytest.raises(ValueError, match=r"cannot be sent while|keeps a part of it elsewhere"):
                 build_fleet(plan, checkpoint.spec, checkpoint)
 
 

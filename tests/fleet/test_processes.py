@@ -20,7 +20,12 @@ LONG = SamplingParams(max_tokens=40, ignore_eos=True)
 EXACT = {**LIMITS, "kernels": "reference"}
 
 
-@pytest.mark.parametrize("use", [{"name": "splitwise"}, {"name": "llumnix"}], ids=lambda use: use["name"])
+LAYERWISE = {"name": "splitwise", "params": {"layerwise_tokens": 0}}
+
+
+@pytest.mark.parametrize(
+    "use", [{"name": "splitwise"}, LAYERWISE, {"name": "llumnix"}], ids=["splitwise", "layerwise", "llumnix"]
+)
 def test_answers_are_those_of_one_engine(use: dict[str, Any]) -> None:
     fleet = build_processes(tiny_plan(techniques=[use], engine=EXACT), tiny_checkpoint())
     try:
@@ -31,6 +36,12 @@ def test_answers_are_those_of_one_engine(use: dict[str, Any]) -> None:
         assert got == [c.token_ids for c in tiny_engine(engine=LIMITS).generate(asked, LONG)]
         assert fleet.downtimes
         assert fleet.sent_bytes > 0
+        if use is LAYERWISE:
+            assert fleet.policy.counters["layerwise_transfers"] > 0
+            # Of a request that ends with its first token, what was sent is dropped.
+            one = SamplingParams(max_tokens=1, ignore_eos=True)
+            assert [len(c.token_ids) for c in fleet.generate(asked, one)] == [1] * len(asked)
+            assert all(instance.load.seats == LIMITS["max_num_seqs"] for instance in fleet.instances)
         fleet.check()
         done = fleet.play([(0.01 * i, p, LONG) for i, p in enumerate(asked)])
         assert len(done) == len(asked)
@@ -52,14 +63,17 @@ def test_a_process_that_dies_is_an_error_that_says_so() -> None:
 
 
 def test_a_run_over_processes_reports_what_a_run_in_one_does() -> None:
-    values: dict[str, Any] = {"techniques": [{"name": "splitwise"}]}
+    load = {"requests": 3, "prompt": 40, "output": 120, "concurrency": 2}
+    values: dict[str, Any] = {"techniques": [{"name": "splitwise"}], "workload": load}
     apart, here = (
         run_plan(tiny_plan(**values, engine={**EXACT, "processes": on}), checkpoint=tiny_checkpoint()).result
         for on in (True, False)
     )
-    for name in ("prompts", "transfers"):
-        assert apart.counters["splitwise"][name] == here.counters["splitwise"][name] == 3
-    assert apart.counters["splitwise"]["sent_bytes"] == here.counters["splitwise"]["sent_bytes"] > 0
+    ours, theirs = apart.counters["splitwise"], here.counters["splitwise"]
+    assert ours["prompts"] == theirs["prompts"] == theirs["transfers"] == 3
+    # A request may end where its prompt was before another process comes to fetch it.
+    assert 0 < ours["transfers"] <= 3
+    assert 0 < ours["sent_bytes"] / ours["transfers"] <= theirs["sent_bytes"]
     for name in ("prompt_tokens", "output_tokens"):
         assert apart.counters["engine"][name] == here.counters["engine"][name] > 0
     assert {share.kind for share in apart.breakdown} == {share.kind for share in here.breakdown}

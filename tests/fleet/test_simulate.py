@@ -4,6 +4,7 @@ import pytest
 
 from twofold.engine.simulate import SimulationError
 from twofold.fleet.instance import Instance
+from twofold.fleet.layerwise import Shipment
 from twofold.fleet.simulate import simulate_fleets
 
 
@@ -13,6 +14,7 @@ def test_requests_that_wander_end_once_and_as_if_alone():
     assert {"length", "cancelled"} <= set(counts.ended)
     assert counts.arrived > 200
     assert counts.given_up > 20
+    assert counts.shipped > 30
     assert counts.preempted > 50
 
 
@@ -27,11 +29,16 @@ def test_many_requests():
     assert sum(counts.ended.values()) == 20_000
 
 
-@pytest.mark.parametrize("bug", ["the last stage is not copied", "blocks are not reclaimed"])
+BUGS = {
+    "the last stage is not copied": (Instance, "copy_rest", lambda *_: None),
+    "blocks are not reclaimed": (Instance, "reclaim", lambda *_: None),
+    "a layer is not sent": (Shipment, "put", lambda *_: None),
+    "what was sent for nothing is kept": (Instance, "release", lambda *_: None),
+}
+
+
+@pytest.mark.parametrize("bug", sorted(BUGS))
 def test_a_planted_bug_is_noticed(bug, monkeypatch):
-    if bug.startswith("the"):
-        monkeypatch.setattr(Instance, "copy_rest", lambda *_: None)
-    else:
-        monkeypatch.setattr(Instance, "reclaim", lambda *_: None)
+    monkeypatch.setattr(*BUGS[bug])
     with pytest.raises(SimulationError):
         simulate_fleets(500, seed=3)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.waiting import PATIENCE
 
 from twofold.kernels.cpu import native
 from twofold.kernels.cpu.collectives import SLOT, all_gather, all_reduce, share_memory
@@ -72,4 +73,4 @@ def test_waiting_ends_with_the_process_that_is_waited_for(tmp_path: Path) -> Non
             waiting.result(0.2)
         child.communicate(b"\n")
         with pytest.raises(RuntimeError, match="rank 1 ended in the middle of a collective"):
-            waiting.result(60)
+            waiting.result(PATIENCE)

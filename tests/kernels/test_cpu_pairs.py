@@ -12,8 +12,9 @@ from twofold.kernels.cpu import native
 from twofold.kernels.cpu.context import CpuContext
 from twofold.kernels.cpu.linear import linear
 from twofold.kernels.reference.linear import linear as reference
-from twofold.techniques.weights.olive import Olive, OvpMatrix
+from twofold.techniques.weights.olive import Olive
 from twofold.techniques.weights.outlier_victim import FLINT4, INT4, INT8, PairType, round_to_pairs
+from twofold.techniques.weights.ovp_matrix import OvpMatrix
 
 NATIVE = native()
 pytestmark = pytest.mark.skipif(NATIVE is None, reason="the native kernels are not built")

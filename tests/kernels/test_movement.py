@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import socket
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,9 +34,8 @@ def test_every_op_has_a_reference_kernel() -> None:
     assert len(named) > 15
 
 
-def participant(rank: int, port: int, results: Any) -> None:
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    dist.init_process_group("gloo", rank=rank, world_size=WORLD)
+def participant(rank: int, meeting: Path, results: Any) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=WORLD)
     x = torch.tensor([[1.0, 2.0]]) + 10 * rank
     reduced = REFERENCE[AllReduce](AllReduce(8, WORLD, "tp"), x.clone())
     gathered = REFERENCE[AllGather](AllGather(8, WORLD, "tp"), x)
@@ -48,13 +46,10 @@ def participant(rank: int, port: int, results: Any) -> None:
     dist.destroy_process_group()
 
 
-def test_collectives_among_two_processes() -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+def test_collectives_among_two_processes(tmp_path: Path) -> None:
     with mp.Manager() as manager:
         results = manager.dict()
-        mp.spawn(participant, (port, results), nprocs=WORLD)
+        mp.spawn(participant, (tmp_path / "meeting", results), nprocs=WORLD)
         first, second = results[0], results[1]
     assert first[0] == second[0] == [[12.0, 14.0]]
     assert first[1] == second[1] == [[1.0, 2.0, 11.0, 12.0]]

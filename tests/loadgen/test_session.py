@@ -13,9 +13,10 @@ from twofold.loadgen.arrivals import Arrivals
 from twofold.loadgen.counting import ServerCounter, WordCounter
 from twofold.loadgen.lengths import Lengths
 from twofold.loadgen.load import Load
+from twofold.loadgen.measure import measure
 from twofold.loadgen.pictures import pictures
 from twofold.loadgen.report import Shown, grids, records
-from twofold.loadgen.session import Session, Settings, run_session, sweep
+from twofold.loadgen.session import Point, Session, Settings, run_session, sweep
 from twofold.report.table import grid_to_markdown
 
 LOAD = Load(concurrency=2, requests=5, prompt=Lengths.parse("30"), output=Lengths.parse("4"), seed=1)
@@ -38,7 +39,13 @@ def refusing(*fields: str, status: int = 400) -> Callable[[str, Body], Reply]:
 
 
 def test_every_request_is_sent_once_and_counted() -> None:
-    with FakeServer() as server:
+    def reply(path: str, body: Body) -> Reply:
+        """Three clients are answered once all three have asked."""
+        answer = steady()(path, body)
+        answer.hold = 1 + 2 + 5 + 3 if len(server.bodies) > 1 + 2 + 5 else 0
+        return answer
+
+    with FakeServer(reply) as server:
         session = run(server, LOAD, replace(LOAD, concurrency=3, requests=7), warm_up=2)
         texts = [body["messages"][0]["content"] for body in server.bodies]
     assert len(texts) == 1 + 2 + 5 + 7, "a probe, the warm-up, both loads"
@@ -154,6 +161,20 @@ def test_what_is_shown_holds_the_figures() -> None:
     record = records(session, shown)
     assert [p["concurrency"] for p in record["points"]] == [1, 2]
     assert record["points"][0]["measured"]["completed"] == 5
+
+
+@pytest.mark.parametrize(("gap", "first"), [(0.1, ["TTFT", "TPOT"]), (0.0, ["TTFT"])])
+def test_what_took_time_is_drawn(gap: float, first: list[str]) -> None:
+    """Pieces that a client was too busy to read one by one are no time apart."""
+    with FakeServer() as server:
+        points = run(server, *sweep(LOAD, concurrencies=[1, 2])).points
+    shown = []
+    for point in points:
+        exchanges = [
+            replace(x, pieces=[x.sent + 0.5 + gap * i for i in range(4)], ended=x.sent + 1.0)
+            for x in point.exchanges
+        ]
+        shown.append(Shown(Point(point.load, exchanges, measure(exchanges, point.measured.generator), False)))
     drawn = pictures(shown)
-    assert [p.title for p in drawn][:3] == ["TTFT", "TPOT", "Throughput"]
+    assert [p.title for p in drawn][: len(first) + 1] == [*first, "Throughput"]
     assert all("<svg" in p.svg for p in drawn)

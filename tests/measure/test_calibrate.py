@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -60,7 +61,7 @@ def test_weights_and_cache_are_held_as_the_device_holds_them(calibration: Calibr
     assert (device.stored_weights, device.cache_format) == (kernels.stored_weights, kernels.cache_format)
     if kernels.stored_weights:
         precisions = {name.partition(":")[2] for name in calibration.measured.products}
-        assert precisions == {"int8", "fp32"}
+        assert precisions == {"int8", "fp32", "int1"}
 
 
 def test_more_work_takes_more_predicted_time(calibration: Calibration) -> None:
@@ -69,7 +70,7 @@ def test_more_work_takes_more_predicted_time(calibration: Calibration) -> None:
         device.charge(op, op.cost()).seconds
         for op in (Linear(rows, 576, 1536, "f32", 4 * 576 * 1536, "fp32", 4) for rows in (1, 4, 32, 512))
     ]
-    assert times == sorted(times)
+    assert all(more >= less * (1 - 1e-9) for less, more in pairwise(times)), times
     larger = Norm(512, 576, "rms", 4)
     smaller = Norm(1, 576, "rms", 4)
     assert device.charge(larger, larger.cost()).seconds > device.charge(smaller, smaller.cost()).seconds
@@ -81,7 +82,7 @@ def test_a_larger_resident_plan_streams_no_faster(calibration: Calibration) -> N
     for resident in (1 << 20, 1 << 26, 1 << 32):
         device.resident_bytes = resident
         rates.append(device.bandwidth)
-    assert rates == sorted(rates, reverse=True)
+    assert all(more <= less * (1 + 1e-9) for less, more in pairwise(rates)), rates
 
 
 def test_microbenchmarks_stand_in_the_file(calibration: Calibration) -> None:

@@ -30,6 +30,7 @@ EXACT = {
     "qwen3-8b": 8_190_735_360,
     "qwen3-32b": 32_762_123_264,
     "qwen3-235b-a22b": 235_093_634_560,
+    "qwen3-30b-a3b": 30_532_122_624,
     "gemma-3-270m": 268_098_176,
     "gemma-3-27b": 27_009_346_304,
     "yi-6b-200k": 6_061_035_520,
@@ -65,6 +66,7 @@ ROUNDED = {
     "glam-8b-64e": (143e9, 0.01),  # as Duplex (arXiv:2409.01141), table I, gives it
     "grok-1": (314e9, 0.01),  # its repository
     "gpt-oss-120b": (116.83e9, 0.001),  # model card (arXiv:2508.10925), table 1
+    "gpt-oss-20b": (20.91e9, 0.001),
 }
 
 # Parameters that one token uses, as the names or papers state them.

@@ -15,6 +15,7 @@ from tests.kernels.blocks import random_blocks
 from tests.models.tiny import FAMILIES, VOCAB
 from tests.test_invariants import USES
 from tests.tiny import tiny_checkpoint, tiny_plan
+from tests.waiting import PATIENCE
 
 from twofold.devices.torch_device import TorchDevice
 from twofold.engine.share import build_share, make_techniques
@@ -130,7 +131,7 @@ class Meeting:
     """Where the ranks of `ThreadedRank` exchange tensors."""
 
     def __init__(self, world: int) -> None:
-        self.barrier = Barrier(world, timeout=60)
+        self.barrier = Barrier(world, timeout=PATIENCE)
         self.given: dict[int, torch.Tensor] = {}
 
     def exchange(self, rank: int, x: torch.Tensor) -> list[torch.Tensor]:

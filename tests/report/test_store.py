@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from tests.report.examples import MOMENT, comparison, result
+from tests.waiting import PATIENCE
 
 from twofold.report.export import to_csv, to_json
 from twofold.report.schema import Figure, Result, TechniqueUse
@@ -84,7 +85,7 @@ def test_environment_names_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
 
 def test_many_writers_at_once(tmp_path: Path) -> None:
-    stores = [Store(tmp_path / "results.sqlite", wait=20.0) for _ in range(4)]
+    stores = [Store(tmp_path / "results.sqlite", wait=PATIENCE) for _ in range(4)]
     failures: list[BaseException] = []
 
     def work(mine: Store) -> None:

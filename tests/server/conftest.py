@@ -7,6 +7,17 @@ from collections.abc import Callable, Iterator
 import pytest
 from openai import AsyncOpenAI, OpenAI
 from tests.server.fakes import FakeService, fake_service, served
+from tests.waiting import PATIENCE
+
+from twofold.server.page import background
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _at_once() -> Iterator[None]:
+    """Processes beside a server take their turn: on a busy machine they would get none."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(background, "NICENESS", 0)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -25,13 +36,13 @@ def api_url(api_service: FakeService) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def client(api_url: str) -> OpenAI:
     """OpenAI's own client for it, which tries nothing twice."""
-    return OpenAI(base_url=f"{api_url}/v1", api_key="unused", max_retries=0, timeout=60)
+    return OpenAI(base_url=f"{api_url}/v1", api_key="unused", max_retries=0, timeout=PATIENCE)
 
 
 @pytest.fixture
 def async_client(api_url: str) -> AsyncOpenAI:
     """The same for asyncio; one per test, as each has an event loop of its own."""
-    return AsyncOpenAI(base_url=f"{api_url}/v1", api_key="unused", max_retries=0, timeout=60)
+    return AsyncOpenAI(base_url=f"{api_url}/v1", api_key="unused", max_retries=0, timeout=PATIENCE)
 
 
 @pytest.fixture(scope="session")

@@ -1,13 +1,14 @@
 """A Service in one process: the worker's loop in a thread, so that the API is tested without processes.
 
-`refuse` is what submissions raise, `script` gives the events of a job instead of the engine.
+`refuse` is what submissions raise, `script` gives the events of a job instead of the engine. While it is held
+(`hold`, `allow`, `go`) the engine goes on step by step, so that what happens in the middle of an answer is
+tested there, however slow or fast the machine is.
 """
 
 from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from typing import Any
 import uvicorn
 from tests.models.tiny import tiny_gguf
 from tests.tiny import tiny_plan
+from tests.waiting import PATIENCE, until
 
 from twofold.devices.torch_device import TorchDevice
 from twofold.engine.build import build_engine
@@ -36,48 +38,72 @@ from twofold.server.messages import (
     Job,
     Ready,
     RequestEvent,
+    Status,
     Stop,
 )
 from twofold.server.service import Stream
 from twofold.server.settings import ServerSettings
-from twofold.server.worker_loop import WorkerLoop
+from twofold.server.worker_loop import Watch, WorkerLoop
 
 
 class _Line:
-    """Commands and events by a queue and a callback instead of a pipe."""
+    """Commands and events by a queue and a callback instead of a pipe. None among the commands is one step of
+    a held engine. status: the newest report."""
 
     def __init__(self, deliver: Callable[[RequestEvent], None]) -> None:
-        self.commands: SimpleQueue[Command] = SimpleQueue()
+        self.commands: SimpleQueue[Command | None] = SimpleQueue()
         self._deliver = deliver
-        self.step_delay = 0.0
+        self.held = False
+        self.status: Any = None
 
     def receive(self, timeout: float | None = 0.0) -> list[Command]:
-        found: list[Command] = []
-        if self.step_delay and timeout == 0.0:
-            time.sleep(self.step_delay)
+        found: list[Command | None] = []
         try:
-            found.append(self.commands.get(timeout != 0.0, timeout or None))
-            while True:
+            found.append(self.commands.get(self.held or timeout != 0.0, timeout or None))
+            while not self.held:
                 found.append(self.commands.get_nowait())
         except Empty:
-            return found
+            pass
+        return [command for command in found if command is not None]
 
     def send(self, messages: Sequence[object]) -> None:
         for message in messages:
             if isinstance(message, Chunk | Ended | Embedded | Failed):
                 self._deliver(message)
+            elif isinstance(message, Status):
+                self.status = message.snapshot
 
 
-class _Watch:
+class _NoWatch:
     def observe(self) -> None: ...
 
     def snapshot(self) -> None: ...
 
 
-class FakeService:
-    """See the module. `step_delay`: seconds that every step takes longer, for tests that watch a stream."""
+class _EveryStep:
+    """Reports after every step instead of a few times a second."""
 
-    def __init__(self, engine: Engine, plan: Plan, settings: ServerSettings | None = None) -> None:
+    def __init__(self, watch: Watch, line: _Line) -> None:
+        self._watch, self._line = watch, line
+
+    def observe(self) -> None:
+        self._watch.observe()
+        self._line.status = self._watch.snapshot()
+
+    def snapshot(self) -> Any:
+        return self._watch.snapshot()
+
+
+class FakeService:
+    """See the module. watch: what its snapshots are made of; without one there are none."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        plan: Plan,
+        settings: ServerSettings | None = None,
+        watch: Watch | None = None,
+    ) -> None:
         self.settings = settings or ServerSettings()
         self.plan = plan
         self.engine = engine
@@ -105,8 +131,24 @@ class FakeService:
         self._streams: dict[str, Stream] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self.line = _Line(self._from_worker)
-        worker = WorkerLoop(engine, self.line, _Watch())
+        worker = WorkerLoop(engine, self.line, _EveryStep(watch, self.line) if watch else _NoWatch())
         self._thread = threading.Thread(target=worker.run, daemon=True)
+
+    # --- what tests do ---
+
+    def hold(self) -> None:
+        """From now on a step is done for every command and for every one that `allow` adds."""
+        self.line.held = True
+
+    def allow(self, steps: int) -> None:
+        """Have a held engine do so many more steps of what has been submitted."""
+        for _ in range(steps):
+            self.line.commands.put(None)
+
+    def go(self) -> None:
+        """Hold it no longer."""
+        self.line.held = False
+        self.line.commands.put(None)
 
     # --- what routes use ---
 
@@ -117,8 +159,9 @@ class FakeService:
 
     async def stop(self) -> None:
         """Let what runs end, then leave."""
+        self.go()
         self.line.commands.put(Stop())
-        await asyncio.to_thread(self._thread.join, 10.0)
+        await asyncio.to_thread(self._thread.join, PATIENCE)
 
     def submit(self, job: Job) -> Stream:
         """Queue a job; raises what `refuse` says."""
@@ -136,8 +179,8 @@ class FakeService:
         return stream
 
     def snapshots(self) -> dict[str, Any]:
-        """None are taken."""
-        return {}
+        """The newest report, where one was made."""
+        return {} if self.line.status is None else {"worker-0": self.line.status}
 
     @property
     def num_running(self) -> int:
@@ -186,17 +229,21 @@ class FakeService:
 
 
 def fake_service(
-    settings: ServerSettings | None = None, *, path: Path | None = None, **changes: object
+    settings: ServerSettings | None = None,
+    *,
+    path: Path | None = None,
+    watch: Callable[[Engine, Plan], Watch] | None = None,
+    **changes: object,
 ) -> FakeService:
-    """A service on the tiny byte-level model (context 2048), or on the checkpoint at `path`; changes: of the
-    plan."""
+    """A service on the tiny byte-level model (context 2048), or on the checkpoint at `path`. watch: what
+    makes its snapshots; changes: of the plan."""
     path = path or tiny_gguf(Path(mkdtemp(prefix="twofold-api-")) / "tiny.gguf", context=2048)
     checkpoint = load_checkpoint(path)
     limits = {"max_num_seqs": 4, "max_num_batched_tokens": 256, "max_context": 2048}
     plan = tiny_plan(**{"engine": limits, **changes})
     ids = list(range(3, 99))
     engine = build_engine(plan, TorchDevice("cpu"), checkpoint.spec, checkpoint, calibration=lambda: ids)
-    return FakeService(engine, plan, settings)
+    return FakeService(engine, plan, settings, watch(engine, plan) if watch else None)
 
 
 @contextmanager
@@ -205,8 +252,9 @@ def served(service: Any) -> Iterator[str]:
     from twofold.server.app import create_app
 
     app = create_app(service, service.settings)
-    config = uvicorn.Config(app, port=0, log_level="warning", lifespan="on", timeout_graceful_shutdown=5)
-    server = uvicorn.Server(config)
+    # A connection that the server closes just as a client takes it up again would be an error of the test's.
+    keep = {"timeout_keep_alive": int(PATIENCE), "timeout_graceful_shutdown": 5}
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", lifespan="on", **keep))
 
     async def serve() -> None:
         await service.start()
@@ -215,14 +263,11 @@ def served(service: Any) -> Iterator[str]:
 
     thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
     thread.start()
-    deadline = time.monotonic() + 60
-    while not server.started:
-        assert thread.is_alive(), "the server ended before it began"
-        assert time.monotonic() < deadline, "the server does not start"
-        time.sleep(0.01)
+    until(lambda: server.started or not thread.is_alive())
+    assert server.started, "the server ended before it began"
     port = server.servers[0].sockets[0].getsockname()[1]
     try:
         yield f"http://127.0.0.1:{port}"
     finally:
         server.should_exit = True
-        thread.join(20)
+        thread.join(PATIENCE)

@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tests.waiting import PATIENCE
+
 from twofold.plan import Plan
+from twofold.server.messages import RequestEvent
 from twofold.server.service import Service
 from twofold.server.settings import ServerSettings
 
 T = TypeVar("T")
-PATIENCE = 300.0
-"""Seconds after which a test has failed; nothing is measured by it."""
 
 
 def serving_plan(model: Path, **engine: object) -> Plan:
@@ -33,10 +34,37 @@ class Running:
         self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self._thread.start()
         self.service = Service(plan, ServerSettings(**{"model_name": "tiny", **settings}))
+        self._unreported: set[str] = set()
+        self._listen()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """The result of `work` in the service's loop."""
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(PATIENCE)
+
+    async def settled(self) -> None:
+        """Returns once nothing is unfinished and every worker has reported since its last event, as it does
+        when it falls idle and has checked itself."""
+        await until(lambda: not self.service._dispatcher.num_unfinished and not self._unreported)
+
+    def _listen(self) -> None:
+        """Follow which workers have said something since they reported."""
+        service, events = self.service, self.service.worker_events
+        status, lost = service.worker_status, service.worker_lost
+
+        def said(worker: str, what: Sequence[RequestEvent]) -> None:
+            self._unreported.add(worker)
+            events(worker, what)
+
+        def reported(worker: str, snapshot: Any) -> None:
+            self._unreported.discard(worker)
+            status(worker, snapshot)
+
+        def gone(worker: str) -> None:
+            self._unreported.discard(worker)
+            lost(worker)
+
+        service.worker_events, service.worker_status = said, reported  # type: ignore[method-assign]
+        service.worker_lost = gone  # type: ignore[method-assign]
 
     def close(self) -> None:
         """Stop at once."""

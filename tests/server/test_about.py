@@ -10,7 +10,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from tests.models.tiny import tiny_gguf
-from tests.server.running import Running, running, serving_plan, until
+from tests.server.running import Running, running, serving_plan
 from tests.server.test_metrics import read
 from tests.server.test_snapshot import this_cpu
 
@@ -66,7 +66,7 @@ async def play(found: Running) -> list[tuple[int, Ended | Embedded]]:
         service.submit(Generate("too-many", PROMPT, long))
     for stream in streams:
         stream.close()
-    await until(lambda: service.snapshots() and not any(s.running for s in service.snapshots().values()))
+    await found.settled()
     return done
 
 

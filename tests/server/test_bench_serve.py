@@ -4,26 +4,41 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.models.tiny import tiny_gguf
 from tests.server.fakes import served
+from tests.server.gated import Gate, gated
 from tests.server.running import serving_plan
+from tests.waiting import until
 from typer.testing import CliRunner
 
 from twofold.cli import app
 from twofold.report.store import Store
+from twofold.server.messages import Ended, RequestEvent
 from twofold.server.service import Service
 from twofold.server.settings import ServerSettings
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def service(tmp_path_factory: pytest.TempPathFactory) -> Service:
     """Four requests at a time, two that wait."""
     model = tiny_gguf(tmp_path_factory.mktemp("tiny") / "tiny.gguf")
-    with served(Service(serving_plan(model), ServerSettings(model_name="tiny", max_queue=2))) as found:
+    return Service(serving_plan(model), ServerSettings(model_name="tiny", max_queue=2))
+
+
+@pytest.fixture(scope="module")
+def gate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gate]:
+    with gated(tmp_path_factory.mktemp("gate")) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def url(service: Service, gate: Gate) -> Iterator[str]:
+    with served(service) as found:
         yield found
 
 
@@ -60,7 +75,7 @@ def test_prompts_have_the_length_that_was_asked_for(url: str) -> None:
     assert points[0]["measured"]["prompt_tokens"] == 4 * 70
 
 
-def test_an_open_loop_that_is_too_fast_is_refused_and_counted(url: str) -> None:
+def test_an_open_loop_that_is_too_fast_is_refused_and_counted(url: str, service: Service, gate: Gate) -> None:
     load = (
         "--rate",
         "1000",
@@ -73,12 +88,21 @@ def test_an_open_loop_that_is_too_fast_is_refused_and_counted(url: str) -> None:
         "--output",
         "40",
     )
-    (point,), said = bench(url, *load, "--here", "none", "--slo", "ttft=60s")
+    ended: list[RequestEvent] = []
+
+    def heard(event: RequestEvent, seconds: float) -> None:
+        if isinstance(event, Ended) and not ended:  # the probe; of the load nobody is answered before all
+            ended.append(event)  # but six were refused
+            gate.hold()
+
+    service.observe(heard)
+    with ThreadPoolExecutor(1) as pool:
+        opened = pool.submit(lambda: (until(lambda: service.refused["queue_full"] == 34), gate.open()))
+        (point,), said = bench(url, *load, "--here", "none", "--slo", "ttft=600s", "--warm-up", "0")
+        opened.result()
     m = point["measured"]
     assert m["errors"] == {"HTTP 429": m["refused"]}
-    assert m["refused"] > 0
-    assert m["completed"] >= 6, "four run and two wait"
-    assert m["completed"] + m["refused"] == m["sent"] == 40
+    assert (m["sent"], m["refused"], m["completed"]) == (40, 34, 6), "four run and two wait"
     assert m["good"] == m["completed"]
     assert "not kept with the results: not every request was answered" in said
 

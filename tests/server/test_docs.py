@@ -13,6 +13,7 @@ import openai.types as types
 import pytest
 from openai.types.responses import response_create_params
 from tests.server.fakes import fake_service, served
+from tests.waiting import PATIENCE
 
 from twofold.jobs.docs import rewrite
 from twofold.jobs.docs_sections import api, server_metrics
@@ -57,7 +58,7 @@ def test_the_shell_examples_run(url: str) -> None:
             ["bash", "-euc", block.replace("curl -s", "curl -sf").replace(ADDRESS, url)],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE,
         )
         for block in blocks("bash")
     ]
@@ -96,13 +97,13 @@ def test_every_field_of_openai_is_declared(request_model: Any, theirs: Any) -> N
 def test_the_document_has_an_example_of_every_request_and_they_work(url: str) -> None:
     import httpx
 
-    document = httpx.get(f"{url}/openapi.json").json()
+    document = httpx.get(f"{url}/openapi.json", timeout=PATIENCE).json()
     tried = 0
     for path, request in REQUESTS.items():
         body = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]
         assert set(body["examples"]) == set(EXAMPLES[request.__name__])
         for name, example in body["examples"].items():
-            answer = httpx.post(url + path, json=example["value"], timeout=60)
+            answer = httpx.post(url + path, json=example["value"], timeout=PATIENCE)
             assert answer.status_code == 200, (path, name, answer.text)
             tried += 1
     assert tried >= len(REQUESTS)

@@ -11,6 +11,7 @@ import openai
 import pytest
 from openai import OpenAI
 from tests.server.fakes import FakeService, fake_service, served
+from tests.waiting import PATIENCE, until
 
 from twofold.server.dispatcher import Refused
 from twofold.server.messages import Failed, Job
@@ -28,7 +29,7 @@ def service() -> FakeService:
 def client(service: FakeService) -> Iterator[OpenAI]:
     with (
         served(service) as url,
-        OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=60) as found,
+        OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=PATIENCE) as found,
     ):
         yield found
 
@@ -77,7 +78,7 @@ def test_more_inputs_than_may_run_at_once(client: OpenAI, service: FakeService) 
     given = [[3 + i, 4] for i in range(30)]
     found = embed(client, given)
     assert np.allclose(found[7], embed(client, given[7])[0], atol=1e-5)
-    assert service.num_used_blocks == 0
+    until(lambda: service.num_used_blocks == 0)
 
 
 @pytest.mark.parametrize(
@@ -126,4 +127,4 @@ def test_another_model_a_full_queue_and_a_failure(client: OpenAI, service: FakeS
     finally:
         service.script = lambda _: ()
     assert embed(client, "the")
-    assert service.num_used_blocks == 0
+    until(lambda: service.num_used_blocks == 0)

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 from tests.server.fakes import FakeService, fake_service, served
+from tests.waiting import PATIENCE, until
 
 from twofold.server.messages import Generate
 
@@ -31,7 +32,7 @@ def url(service: FakeService) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def http(url: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=url, timeout=60) as found:
+    with httpx.Client(base_url=url, timeout=PATIENCE) as found:
         yield found
 
 
@@ -41,7 +42,7 @@ def _unharmed(http: httpx.Client, service: FakeService) -> Iterator[None]:
     yield
     answer = http.post(TEXT, json={"model": "tiny", "prompt": "the", "max_tokens": 1})
     assert answer.status_code == 200
-    assert service.num_used_blocks == 0
+    until(lambda: service.num_used_blocks == 0)
 
 
 def refused(answer: httpx.Response, status: int = 400) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from openai import OpenAI
 from tests.models.tiny import tiny_gguf
 from tests.server.fakes import served
 from tests.server.running import serving_plan
+from tests.waiting import PATIENCE
 
 from twofold.server.service import Service
 from twofold.server.settings import ServerSettings
@@ -40,7 +41,7 @@ def real_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 def answer(url: str, path: str, body: dict[str, Any]) -> tuple[dict[str, Any], list[float]]:
     """An answer without what differs every time, and its log-probabilities in order."""
-    response = httpx.post(f"{url}/v1/{path}", json={"model": "tiny", **body}, timeout=60)
+    response = httpx.post(f"{url}/v1/{path}", json={"model": "tiny", **body}, timeout=PATIENCE)
     numbers: list[float] = []
     found: dict[str, Any] = json.loads(response.text, parse_float=lambda text: numbers.append(float(text)))
     for choice in found.get("choices", []):
@@ -71,7 +72,7 @@ def test_worker_processes_answer_the_same(api_url: str, real_url: str, path: str
 
 
 def test_openais_client_streams_from_a_worker_process(real_url: str, client: OpenAI) -> None:
-    real = OpenAI(base_url=f"{real_url}/v1", api_key="unused", max_retries=0, timeout=60)
+    real = OpenAI(base_url=f"{real_url}/v1", api_key="unused", max_retries=0, timeout=PATIENCE)
     fields: Any = {"model": "tiny", "messages": HELLO, "seed": 9, "max_tokens": 40}
     text = ""
     for chunk in real.chat.completions.create(stream=True, **fields):

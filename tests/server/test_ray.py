@@ -9,14 +9,14 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 from openai import OpenAI
 from tests.models.tiny import tiny_gguf
+from tests.waiting import PATIENCE, until
 
 from twofold.plan import Plan
 from twofold.server.ray_serve import serve_on_ray
@@ -24,9 +24,6 @@ from twofold.server.ray_workers import check_room, resources
 from twofold.server.settings import ServerSettings
 
 pytest.importorskip("ray.serve", reason="Ray Serve is not installed")
-
-PATIENCE = 300.0
-"""Seconds after which a test has failed; nothing is measured by it."""
 
 
 class Cluster:
@@ -80,13 +77,6 @@ class Cluster:
         """Let it end; its exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(PATIENCE)
-
-
-def until(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end, "it never came true"
-        time.sleep(0.1)
 
 
 @pytest.fixture(scope="module")

@@ -64,7 +64,7 @@ def test_conversations_stay_with_their_workers_and_spread_over_them(two: Running
             ended = await asyncio.gather(*(talk.turn(service) for talk in talks))
             cached = [each.cached_tokens for each in ended]
             assert cached == (expected if turn else [0] * len(talks))
-        await until(lambda: all(s.running == s.waiting == 0 for s in service.snapshots().values()))
+        await two.settled()
         # Both had conversations, and both found what they had cached.
         hits = [snapshot.prefix_hits for snapshot in service.snapshots().values()]
         assert len(hits) == 2

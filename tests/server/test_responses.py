@@ -11,6 +11,7 @@ import pytest
 from openai import OpenAI
 from openai.types.responses import Response
 from tests.server.fakes import FakeService, fake_service, served
+from tests.waiting import PATIENCE, until
 
 from twofold.server.messages import Chunk, Failed, Job, RequestEvent
 
@@ -47,7 +48,7 @@ def url(service: FakeService) -> Iterator[str]:
 
 @pytest.fixture
 def client(url: str) -> Iterator[OpenAI]:
-    with OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=60) as found:
+    with OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=PATIENCE) as found:
         yield found
 
 
@@ -242,19 +243,16 @@ def test_failures_before_and_within_a_stream(client: OpenAI, service: FakeServic
 
 
 def test_a_client_that_leaves_frees_its_request(client: OpenAI, service: FakeService) -> None:
-    service.line.step_delay = 0.01
+    service.hold()
     try:
         with client.responses.create(
             model="tiny", input="the", stream=True, max_output_tokens=1500
         ) as stream:
             for event in stream:
+                if event.type == "response.created":
+                    service.allow(9)
                 if event.type == "response.output_text.delta":
                     break
-        id = service.jobs[-1].id
-        for _ in range(500):
-            if id in service.left:
-                break
-            client.models.list()
-        assert id in service.left
+        until(lambda: service.jobs[-1].id in service.left)
     finally:
-        service.line.step_delay = 0.0
+        service.go()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from tests.models.tiny import tiny_gguf
+from tests.server.gated import Gate, gated
 from tests.server.running import Running, running, serving_plan, until
 
 from twofold.engine.sampling_params import SamplingParams
@@ -30,9 +31,15 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def one(model: Path) -> Iterator[Running]:
+def gate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gate]:
+    with gated(tmp_path_factory.mktemp("gate")) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def one(model: Path, gate: Gate) -> Iterator[Running]:
     """One worker, four requests at a time and two that wait."""
-    with running(serving_plan(model), max_queue=2) as found:
+    with running(serving_plan(model, max_num_batched_tokens=256), max_queue=2) as found:
         yield found
 
 
@@ -56,13 +63,16 @@ def test_it_knows_what_it_serves(one: Running) -> None:
     assert service.tokenizer.decode(service.tokenizer.encode("Hello")) == "Hello"
 
 
-def test_streamed_and_collected_answers_are_the_same(one: Running) -> None:
+def test_streamed_and_collected_answers_are_the_same(one: Running, gate: Gate) -> None:
     seen: list[tuple[RequestEvent, float]] = []
     one.service.observe(lambda event, seconds: seen.append((event, seconds)))
 
     async def ask() -> tuple[list[RequestEvent], tuple[Chunk, object]]:
-        streamed = await read(one.service.submit(job()))
-        return streamed, await one.service.submit(job()).collect()
+        gate.hold()
+        stream = one.service.submit(job())
+        first = await anext(stream)
+        gate.open()
+        return [first, *await read(stream)], await one.service.submit(job()).collect()
 
     events, (whole, last) = one.run(ask())
     assert isinstance(events[-1], Ended)
@@ -116,29 +126,32 @@ def test_a_full_queue_refuses_and_a_client_that_leaves_makes_room(one: Running) 
             stream.close()
         assert (service.refused["queue_full"], service.num_left) == (refused + 1, left + 5)
         streams[5].close()
-        await until(lambda: service._dispatcher.num_unfinished == 0)
-        await until(lambda: service.snapshots()["0"].used_blocks == 0)
+        await one.settled()
+        assert service.snapshots()["0"].used_blocks == 0
         assert [event async for event in streams[0]] == []
         return await read(service.submit(job()))
 
     assert isinstance(one.run(ask())[-1], Ended)
 
 
-def test_a_killed_worker_is_replaced(one: Running) -> None:
+def test_a_killed_worker_is_replaced(one: Running, gate: Gate) -> None:
     service = one.service
 
     async def ask() -> None:
         [(name, pid)] = service.worker_pids().items()
+        gate.hold()
         running = [service.submit(job(200)) for _ in range(4)]
         waiting = service.submit(job())  # of a worker with four seats: has yielded nothing
         begun = [await anext(stream) for stream in running]
         assert all(isinstance(event, Chunk) for event in begun)
+        gate.shut()
         os.kill(pid, signal.SIGKILL)
         for stream in running:
             last = (await read(stream))[-1]
             assert isinstance(last, Failed)
             assert last.kind == "lost"
         assert not service.healthy
+        gate.open()
         assert isinstance((await read(waiting))[-1], Ended), "it is answered by the next worker"
         assert service.healthy
         assert isinstance((await read(service.submit(job())))[-1], Ended)
@@ -147,9 +160,8 @@ def test_a_killed_worker_is_replaced(one: Running) -> None:
     one.run(ask())
 
 
-def test_replicas_share_the_machine_and_end_in_time(model: Path) -> None:
-    plan = serving_plan(model, threads=None)
-    with running(plan, replicas=2, timeout=1.5, drain=0.3) as two:
+def test_replicas_share_the_machine(model: Path) -> None:
+    with running(serving_plan(model, threads=None), replicas=2) as two:
         service = two.service
 
         async def ask() -> None:
@@ -159,12 +171,21 @@ def test_replicas_share_the_machine_and_end_in_time(model: Path) -> None:
             assert service.ready is not None
             derived = service.ready.about["derived"]
             assert derived["threads"] == max(1, default_threads() // 2)
-            for pid in service.worker_pids().values():
-                os.kill(pid, signal.SIGSTOP)
-            stuck = service.submit(job())
-            _, failed = await stuck.collect()
+
+        two.run(ask())
+
+
+def test_what_hangs_ends_in_time(model: Path) -> None:
+    with running(serving_plan(model), timeout=2.0, drain=0.3) as one:
+        service = one.service
+
+        async def ask() -> None:
+            [pid] = service.worker_pids().values()
+            os.kill(pid, signal.SIGSTOP)
+            _, failed = await service.submit(job()).collect()
             assert isinstance(failed, Failed)
             assert failed.kind == "timeout"
+            service._dispatcher._timeout = 1e6  # of those to come: what ends them is the end of the server
             last = service.submit(job())
             stopping = asyncio.ensure_future(service.stop())
             await asyncio.sleep(0)
@@ -174,11 +195,10 @@ def test_replicas_share_the_machine_and_end_in_time(model: Path) -> None:
             _, failed = await last.collect()
             assert isinstance(failed, Failed)
             assert failed.kind == "draining"
-            for pid in service.worker_pids().values():
-                os.kill(pid, signal.SIGCONT)
+            os.kill(pid, signal.SIGCONT)
             await stopping
 
-        two.run(ask())
+        one.run(ask())
         assert all(not w.process.is_alive() for w in service._workers._by_name.values())
 
 

@@ -12,6 +12,7 @@ import yaml
 from tests.engine.test_engine import prompts
 from tests.test_invariants import repetitive, uses
 from tests.tiny import tiny_checkpoint, tiny_engine, tiny_plan
+from tests.waiting import PATIENCE
 
 from twofold.devices.catalog import get_device, this_cpu_path
 from twofold.devices.cpu_device import CpuDevice
@@ -154,4 +155,4 @@ def test_snapshots_travel_without_torch() -> None:
     watch = Watch(tiny_engine(device=CpuDevice(kernels="reference")), tiny_plan())
     data = pickle.dumps(watch.snapshot())
     script = "import pickle, sys; pickle.loads(sys.stdin.buffer.read()); sys.exit('torch' in sys.modules)"
-    subprocess.run([sys.executable, "-c", script], input=data, check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", script], input=data, check=True, timeout=PATIENCE)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.server.fakes import FakeService, fake_service, served
+from tests.waiting import PATIENCE
 
 MESSAGES = [{"role": "user", "content": "the 12"}]
 
@@ -21,7 +22,7 @@ def service() -> FakeService:
 
 @pytest.fixture(scope="module")
 def client(service: FakeService) -> Iterator[httpx.Client]:
-    with served(service) as url, httpx.Client(base_url=url, timeout=60) as found:
+    with served(service) as url, httpx.Client(base_url=url, timeout=PATIENCE) as found:
         yield found
 
 

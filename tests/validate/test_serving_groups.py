@@ -85,3 +85,11 @@ def test_longer_requests_of_a_full_engine_make_fewer_tokens() -> None:
              "cache_format": "auto"}  # fmt: skip
     plan = maximum_load._plan(table, 4096)
     assert maximum_load.throughput(plan, 2048, 64) < maximum_load.throughput(plan, 64, 64)
+
+
+def test_a_queue_behind_an_unknown_limit_is_left_out(tmp_path: Path) -> None:
+    queued = {**SMALL, "id": "2026_04_06_x_1", "silicon_ttft_ms": "1000", "silicon_tpot_ms": "5"}
+    point = read_serving(table(tmp_path, queued))[0]
+    assert "limit" in serving.reason_to_skip(point)
+    assert not serving.reason_to_skip(replace(point, id="x"))
+    assert not serving.reason_to_skip(replace(point, ttft=0.2))

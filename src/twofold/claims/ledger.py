@@ -18,7 +18,7 @@ from rich.console import RenderableType
 
 from twofold.report import units
 from twofold.report.grid import Column, Grid, Line
-from twofold.report.table import grid_to_markdown, render_grid
+from twofold.report.table import render_grid
 from twofold.techniques.base import Claim
 
 Verdict = Literal["reproduced", "direction", "not reproduced", "not comparable"]
@@ -87,21 +87,31 @@ def resolve(system: str, claim: Claim) -> Outcome:
 
 def build_ledger(systems: Iterable[Claims], run_setup: RunSetup = resolve) -> list[LedgerRow]:
     """One row per claim, in the order given, the claims of a system together. Where a system claims the same
-    figure against several baselines, a row's figure names its own.
+    figure several times, a row's figure also names what sets it apart.
 
     run_setup: takes the system's name and the claim, and runs the claim's setup. What a user could cause
     (ValueError, OSError: a model that is not downloaded, a plan that does not fit) becomes a row that says
     so; anything else is a bug and propagates.
     """
-    rows = []
-    for group in systems:
-        figures = Counter(claim.figure for claim in group.claims)
-        for claim in group.claims:
-            row = _row(group, claim, run_setup)
-            if figures[claim.figure] > 1 and claim.baseline not in ("", "none"):
-                row = replace(row, figure=f"{claim.figure}, against {claim.baseline}")
-            rows.append(row)
-    return rows
+    return [
+        replace(_row(group, claim, run_setup), figure=figure)
+        for group in systems
+        for claim, figure in zip(group.claims, told_apart(group.claims), strict=True)
+    ]
+
+
+def told_apart(claims: Sequence[Claim]) -> list[str]:
+    """The figure of each claim; of those that say the same also the baseline, else the model, else the
+    hardware, else the source, as far as it takes to tell them apart."""
+    names = [claim.figure for claim in claims]
+    for field, word in (("baseline", "against"), ("model", "with"), ("hardware", "on"), ("source", "from")):
+        for name in [name for name, count in Counter(names).items() if count > 1]:
+            same = [n for n, other in enumerate(names) if other == name]
+            found = [getattr(claims[n], field) for n in same]
+            if len(set(found)) > 1:
+                for n, value in zip(same, found, strict=True):
+                    names[n] = name if value in ("", "none") else f"{name}, {word} {value}"
+    return names
 
 
 def judge(claimed: tuple[float, float], ours: tuple[float, float], unit: str) -> tuple[Verdict, float | None]:
@@ -163,11 +173,6 @@ def to_grid(rows: Sequence[LedgerRow]) -> Grid:
 def render(rows: Sequence[LedgerRow]) -> RenderableType:
     """The ledger for a rich console."""
     return render_grid(to_grid(rows))
-
-
-def to_markdown(rows: Sequence[LedgerRow]) -> str:
-    """The ledger in GitHub's Markdown."""
-    return grid_to_markdown(to_grid(rows))
 
 
 def _row(group: Claims, claim: Claim, run_setup: RunSetup) -> LedgerRow:

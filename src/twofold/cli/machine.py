@@ -36,7 +36,7 @@ class Format(StrEnum):
 
 def calibrate(
     quick: Annotated[
-        bool, typer.Option("--quick", help="Fewer sizes and repeats: 20 seconds instead of two minutes.")
+        bool, typer.Option("--quick", help="Fewer sizes and repeats: half a minute instead of several.")
     ] = False,
     device: Annotated[
         str, typer.Option("--device", help="What to measure: cpu, or cuda for this machine's GPU.")

@@ -55,6 +55,11 @@ class OpTotals:
     bytes_moved: float = 0.0
     sent: float = 0.0
 
+    def each(self) -> OpTotals:
+        """The mean of one execution."""
+        values = [getattr(self, name) / max(1, self.calls) for name in self.__slots__[1:]]
+        return OpTotals(1, *values)
+
 
 @dataclass(slots=True)
 class StepCost:
@@ -137,7 +142,10 @@ class Device(ABC):
     def attend(self, cache: CacheLayer, step: StepInput, q: Any, k: Any, v: Any, *inputs: Any) -> Any:
         """Let `cache` append keys and values and attend over them, by ops of its choice. inputs: see
         `CacheLayer.wants_inputs`. Returns what `cache.attend` does."""
-        return cache.attend(self, step, q, k, v, *inputs)
+        out = cache.attend(self, step, q, k, v, *inputs)
+        if step.written is not None:
+            step.written(cache)
+        return out
 
     def whole(self, function: Callable[[], T]) -> T:
         """The result of `function`, which executes ops that depend on data: where steps are recorded, it is

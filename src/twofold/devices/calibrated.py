@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from math import log
 
 from twofold.devices.base import LOCAL_CACHE_TOKENS, LOCAL_STEP_TOKENS
-from twofold.devices.calibration import AttentionCurve
+from twofold.devices.calibration import AttentionCurve, OpCost, own_name, product_name
 from twofold.devices.curves import Curve
 from twofold.devices.links import Group
 from twofold.devices.roofline import Roofline
 from twofold.devices.schema import DeviceFile
-from twofold.ops.attention import Attention
+from twofold.ops.attention import Attention, CacheWrite
 from twofold.ops.base import DEVICE, Cost, Op, Precision
 from twofold.ops.elementwise import Sample
 from twofold.ops.formats import format_names, get_format
@@ -61,6 +61,7 @@ class Calibrated(Roofline):
             name: (found.call, Curve(*zip(*found.rate, strict=True)))
             for name, found in file.curves.kinds.items()
         }
+        self._own: dict[str, OpCost | None] = {**file.curves.own}
         self._threads = int(file.units.count.value)
         super().__init__(file, groups, ranks=ranks, num_devices=num_devices)
 
@@ -78,6 +79,8 @@ class Calibrated(Roofline):
         """Seconds by the measured curves; kinds of ops that were not measured take what the roofline says."""
         if isinstance(op, Linear | ExpertMLP) and cost.flop:
             seconds, bound = self._multiply(op, cost)
+        elif (own := self._own_cost(op)) is not None:
+            return own.seconds(op, cost)
         elif isinstance(op, Attention):
             seconds, bound = self._attend(op, cost)
         elif isinstance(op, Sample):
@@ -101,13 +104,13 @@ class Calibrated(Roofline):
         weights = sum(t.read for t in cost.traffic if t.role == "weights" and t.space == DEVICE)
         stream = weights / self._stream
         rows = op.tokens if isinstance(op, Linear) else max(1.0, op.pairs / max(op.touched, 1.0))
-        compute = cost.flop / self._product_rate(op, cost.precision, rows)
+        compute = cost.flop / self._product_rate(op, rows)
         busy = max(compute, stream) + self._curves.exposed * min(compute, stream)
         return busy + self._curves.call, "compute" if compute > stream else "memory"
 
-    def _product_rate(self, op: Linear | ExpertMLP, compute: str, rows: float) -> float:
+    def _product_rate(self, op: Linear | ExpertMLP, rows: float) -> float:
         """FLOP/s between the two sizes of matrices that were measured nearest to the op's."""
-        curves = self._product_curves(op.format.partition("+")[0], compute)
+        curves = self._product_curves(product_name(op))
         size = log(op.in_features * op.out_features if isinstance(op, Linear) else op.hidden * op.ffn)
         (first, low), (last, top) = curves[0], curves[-1]
         if size <= first or len(curves) == 1:
@@ -115,27 +118,41 @@ class Calibrated(Roofline):
         share = min(1.0, (size - first) / (last - first))
         return float(low(rows) ** (1.0 - share) * top(rows) ** share)
 
-    def _product_curves(self, format: str, compute: str) -> list[tuple[float, Curve]]:
-        """The curves of a weight format and precision: its own, else the nearest measured one's: of the same
-        precision before others, blocks for blocks, then by width."""
-        name = f"{format}:{compute}"
+    def _product_curves(self, name: str) -> list[tuple[float, Curve]]:
+        """The curves of products called `name`: their own, else the nearest measured ones': of the same type
+        and precision before others, blocks for blocks, then by width."""
         found = self._products.get(name)
         if found is None:
-            wanted = get_format(format)
+            kind, fmt, precision = _parts(name)
+            wanted = get_format(fmt)
 
-            def distance(other: str) -> tuple[bool, bool, float]:
-                fmt, _, precision = other.partition(":")
-                theirs = get_format(fmt)
+            def distance(other: str) -> tuple[bool, bool, bool, float]:
+                other_kind, other_format, other_precision = _parts(other)
+                theirs = get_format(other_format)
                 return (
-                    precision != compute,
+                    other_kind != (kind if kind in kinds else ""),
+                    other_precision != precision,
                     (theirs.block > 1) != (wanted.block > 1),
                     abs(theirs.bits_per_element - wanted.bits_per_element),
                 )
 
             # Formats of techniques are known where these are in use; elsewhere none of them is wanted.
-            known = [other for other in self._products if other.partition(":")[0] in format_names()]
+            known = [other for other in self._products if _parts(other)[1] in format_names()]
+            kinds = {_parts(other)[0] for other in known}
             found = self._products[name] = self._products[min(known, key=distance)]
         return found
+
+    def _own_cost(self, op: Op) -> OpCost | None:
+        """What was measured for an op that a technique brings with it: for its own way of storing entries, or
+        for another; None for the ops of a plain model and for what was not measured."""
+        name = own_name(op)
+        if name not in self._own:
+            kind, _, stored = name.partition(":")
+            if type(op) in (Attention, CacheWrite):  # a way of storing entries is all that is special
+                kind = f"{kind}:{stored.partition('-')[0]}-"
+            near = [other for other in self._curves.own if other.startswith(kind)] if stored else []
+            self._own[name] = self._curves.own[near[0]] if near else None
+        return self._own[name]
 
     def _attend(self, op: Attention, cost: Cost) -> tuple[float, str]:
         """Seconds of attention, and what bounds it."""
@@ -145,7 +162,7 @@ class Calibrated(Roofline):
         alone = totals.single_keys / totals.keys if totals.keys else 0.0
         # As many layers as this op stands for read as much; a step comes back to a byte after all others.
         near = read(self.resident_bytes + max(1, self._repeat * op.cache_bytes))
-        reading = alone * op.cache_bytes / near
+        reading = alone * (op.cache_bytes / near + op.widen_flop * curve.widen)
         if not curve.gathers and totals.singles:
             # A thread takes a part of a sequence's key-value head as a whole; few parts may leave some idle.
             parts = -(-totals.single_keys // (totals.singles * PARTITION))
@@ -155,6 +172,7 @@ class Calibrated(Roofline):
         if several:
             share = (totals.pairs - totals.single_keys) / totals.pairs
             computing = share * cost.flop / rate((totals.queries - totals.singles) / several)
+            computing += (1.0 - alone) * op.widen_flop * curve.widen
             if curve.gathers:
                 reading += (1.0 - alone) * op.cache_bytes / near
         seconds = curve.call + totals.num_seqs * curve.sequence + reading + computing
@@ -168,3 +186,10 @@ class Calibrated(Roofline):
             same = [name for name in self._cache_curves if name.partition("-")[0] == family]
             format = same[0] if same else self.cache_format or ""
         return self._cache_curves[format]
+
+
+def _parts(name: str) -> tuple[str, str, str]:
+    """Type, format and precision of a product's name."""
+    kind, _, rest = name.rpartition("/")
+    fmt, _, precision = rest.partition(":")
+    return kind, fmt, precision

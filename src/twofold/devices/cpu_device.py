@@ -120,9 +120,14 @@ class CpuDevice(TorchDevice):
     def attend(self, cache: CacheLayer, step: StepInput, q: Any, k: Any, v: Any, *inputs: Any) -> Any:
         """Attention of one layer; a technique's own sequence of ops is recorded as one call."""
         recorder = self._recorder
-        if recorder is None or not (step.observed or recorder.is_one_call(cache, step.num_tokens)):
-            return cache.attend(self, step, q, k, v, *inputs)
-        return self.whole(lambda: cache.attend(self, step, q, k, v, *inputs))
+        if recorder is None:
+            return super().attend(cache, step, q, k, v, *inputs)
+        if step.observed or recorder.is_one_call(cache, step.num_tokens):
+            out = self.whole(lambda: cache.attend(self, step, q, k, v, *inputs))
+        else:
+            out = cache.attend(self, step, q, k, v, *inputs)
+        recorder.written(cache)
+        return out
 
     def whole(self, function: Callable[[], T]) -> T:
         """As `Device.whole`."""

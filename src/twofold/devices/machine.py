@@ -115,7 +115,7 @@ class Machine(ModelledDevice):
         """Seconds and joules of `op`; ValueError for one that the machine cannot execute."""
         del cost
         work = self.work(op)
-        bound = PARTS[work.bound] if work.bound else "compute"
+        bound = PARTS.get(work.bound, "compute")
         return Charge(work.seconds, work.total_joules, bound, tuple(work.joules.items()), self.unit(op))
 
     def work(self, op: Op) -> Work:

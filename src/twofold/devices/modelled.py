@@ -59,7 +59,7 @@ class ModelledDevice(Device):
         self._models: dict[int, Model] = {}
         self._walks: dict[tuple[int, int, int], Walk] = {}
         self._walk: Walk | None = None
-        self._newest: tuple[Attention, Cost, Charge] | None = None
+        self._attended: dict[Attention, tuple[Cost, Charge]] = {}
         super().__init__()
         self.clock = VirtualClock()
         self.idle_watts = idle_watts
@@ -109,12 +109,13 @@ class ModelledDevice(Device):
         return known.outputs
 
     def _execute_attention(self, op: Attention) -> None:
-        """Charge an op that recurs in the stages of one pass at most: it goes straight into the totals."""
+        """Charge an op that recurs within one step at most: it goes straight into the totals."""
         assert self._walk is None, "attention depends on more than a pass's shape: it goes through `attend`"
-        if self._newest is None or op != self._newest[0]:
+        known = self._attended.get(op)
+        if known is None:
             cost = op.cost()
-            self._newest = op, cost, self.charge(op, cost)
-        _, cost, charge = self._newest
+            known = self._attended[op] = cost, self.charge(op, cost)
+        cost, charge = known
         repeat = self._repeat
         self._seconds += charge.seconds * repeat
         self._joules += charge.joules * repeat
@@ -208,6 +209,7 @@ class ModelledDevice(Device):
         self._stages = []
         self._stage_start = 0.0
         self._busy = {}
+        self._attended = {}
 
     def end_step(self) -> StepCost:
         """The step's cost. The caller moves the clock: a pipelined engine overlaps steps."""
@@ -255,7 +257,7 @@ class ModelledDevice(Device):
         """Charge every op anew from here on: for subclasses whose charges have changed."""
         self._forget_walks()
         self._known = {}
-        self._newest = None
+        self._attended = {}
 
     @property
     def totals(self) -> dict[str, OpTotals]:

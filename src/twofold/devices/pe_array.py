@@ -44,8 +44,8 @@ class Mode(NamedTuple):
 class PeArray(Machine):
     """A systolic array with buffers, lanes and a DRAM.
 
-    area_mm2: of all but the DRAM; element: the processing element; decoder: what stands at each row and
-    column of the array's edges, if anything.
+    usual: its figures where none are given; area_mm2: of all but the DRAM; element: the processing element;
+    decoder: what stands at each row and column of the array's edges, if anything.
     """
 
     kind = "systolic"
@@ -53,10 +53,12 @@ class PeArray(Machine):
     precisions: ClassVar[tuple[Precision, ...]] = FLOATS
     more: ClassVar[tuple[str, ...]] = ("dram.bandwidth", "lanes", "hertz")
 
+    usual: ClassVar[ArrayFigures]
+
     figures: ArrayFigures
 
-    def __init__(self, figures: ArrayFigures, *, tp: int = 1) -> None:
-        f = figures
+    def __init__(self, figures: ArrayFigures | None = None, *, tp: int = 1) -> None:
+        f = figures or self.usual
         self.logic = Logic(Process(f.node))
         multiplier, adder = self.logic.float_multiplier("fp16"), self.logic.float_adder("fp16")
         self.lane = multiplier + adder
@@ -201,7 +203,7 @@ class PeArray(Machine):
         """Of bytes through the buffers, which keep up with the array."""
         b = self.figures.buffers
         each = self.logic.process.sram_byte(max(b.weights, b.inputs, b.outputs))
-        return Work(0.0, {"sram": nbytes * each}, "sram")
+        return Work(0.0, {"sram": nbytes * each})
 
     def _written(self, nbytes: float) -> Work:
         f = self.figures.dram

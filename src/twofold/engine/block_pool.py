@@ -88,6 +88,11 @@ class BlockPool:
         return len(self._content)
 
     @property
+    def num_idle_cached(self) -> int:
+        """Blocks that nobody holds and whose content can still be found."""
+        return len(self._idle)
+
+    @property
     def num_withheld(self) -> int:
         """Blocks taken out of use by `withhold`."""
         return len(self._withheld)

@@ -71,11 +71,17 @@ class Drafter(Protocol):
         of drafts, which `totals` hold for every drafter."""
 
 
+LONGER, SHORTER = 2, 1
+"""Tokens by which the longest draft of a request grows where all of one was right, and shrinks where not: as
+in transformers (`num_assistant_tokens_schedule="heuristic"` of `generation/candidate_generator.py`)."""
+
+
 class TextDrafter:
     """Base of drafters that look at the text of one request at a time: subclasses `guess`.
 
-    counters: drafted and accepted tokens, of those verified. tried, right: by position in the draft, how
-    often it was verified and how often accepted.
+    most: guesses at once, which a request begins with; verifying costs by the guess, so that it is asked for
+    fewer while its drafts turn out wrong. counters: drafted and accepted tokens, of those verified. tried,
+    right: by position in the draft, how often it was verified and how often accepted.
     """
 
     runs_model = False
@@ -85,6 +91,7 @@ class TextDrafter:
         self.counters = {"lookups": 0, "hits": 0, "drafted": 0, "accepted": 0}
         self.tried = [0] * most
         self.right = [0] * most
+        self._longest: dict[str | int, int] = {}
 
     def guess(self, request: Request, limit: int) -> Sequence[int]:
         """Up to `limit` guesses of the tokens that follow `request`'s newest one."""
@@ -92,11 +99,14 @@ class TextDrafter:
 
     def propose(self, requests: Sequence[Request], limit: int) -> list[Sequence[int]]:
         """The guess for each of `requests`."""
-        return [self.guess(request, limit) for request in requests]
+        longest = self._longest
+        return [self.guess(r, min(limit, longest.get(r.id, self.most))) for r in requests]
 
     def observe(self, request: Request, drafted: int, accepted: int) -> None:
         """Of `drafted` guesses for `request`, the first `accepted` were right."""
-        del request
+        longest = self._longest.get(request.id, self.most)
+        longest = longest + LONGER if accepted == drafted else longest - SHORTER
+        self._longest[request.id] = max(1, min(longest, self.most))
         self.counters["drafted"] += drafted
         self.counters["accepted"] += accepted
         for position in range(drafted):
@@ -106,6 +116,7 @@ class TextDrafter:
 
     def forget(self, request: Request) -> None:
         """`request` has ended."""
+        self._longest.pop(request.id, None)
 
     def modelled(self, behaviour: Mapping[str, float]) -> ModelledDrafter:
         """Guesses by their recorded means."""

@@ -46,6 +46,9 @@ class Paging(Protocol):
     def follow(self, row: int, table: Sequence[int]) -> None:
         """The sequence in `row` has grown to the blocks `table` in steps that `map` was not told of."""
 
+    def hold(self, blocks: Sequence[int]) -> None:
+        """Copies are about to be written into `blocks`, which may appear nowhere yet."""
+
     def held(self, row: int) -> Sequence[int]:
         """The blocks of the sequence in `row`."""
 

@@ -92,6 +92,8 @@ class Rank:
     def swap(self, pairs: Sequence[tuple[int, int]], out: bool) -> None:
         """Copy cache blocks to host memory (`out`) or back: (device block, host block)."""
         source, target = (DEVICE, HOST) if out else (HOST, DEVICE)
+        if not out:
+            self.hold([block for block, _ in pairs])
         count = sum(1 for _ in runs(pairs)) if self.in_groups else len(pairs)
         pieces = count * sum(cache.parts for cache in self.caches)
         self.num_pieces += pieces
@@ -101,6 +103,11 @@ class Rank:
         else:
             copy, submit = partial(self._copy, list(pairs), out=out), self.copier.submit
             self.device.execute(op, lambda: self._copying.append(submit(copy)))
+
+    def hold(self, blocks: Sequence[int]) -> None:
+        """Copies are about to be written into `blocks`."""
+        if self.paging is not None:
+            self.paging.hold(blocks)
 
     def settle(self) -> None:
         """Wait for the copies that go on beside the computation."""

@@ -19,10 +19,11 @@ from twofold.engine.rank import Rank
 from twofold.engine.request import Request
 from twofold.engine.retention import Retention
 from twofold.engine.sampler import SampledRow, TokenLogprobs
-from twofold.engine.step_tensors import slots_of, step_of
+from twofold.engine.sending import Sending
+from twofold.engine.step_tensors import shape_of, slots_of, step_of
 from twofold.engine.swapping import PLAIN_SWAPPING, Swapping
 from twofold.models.cache import CacheLayer, CacheSize
-from twofold.models.step import StepInput
+from twofold.models.step import StepInput, Written
 from twofold.ops.attention import Span
 from twofold.ops.compaction import Compaction, Observed
 from twofold.ops.elementwise import Pool, Sample
@@ -48,7 +49,8 @@ class Runner:
     """Executes batches on `rank`.
 
     allocates the caches on a real device; gives every running request a row in the per-sequence stores.
-    is_free: whether a cache block belongs to nobody.
+    is_free: whether a cache block belongs to nobody. sending: what carries caches off while they are computed
+    (None: nothing does).
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class Runner:
         self.drafts = drafts
         self._is_free = is_free
         self.retention = retention
+        self.sending: Sending | None = None
         self.overlapped = swapping.overlapped
         rank.in_groups = swapping.group > 0
         if swapping.overlapped and rank.device.real:
@@ -87,8 +90,9 @@ class Runner:
 
     def run(self, batch: Batch) -> StepResult:
         """Execute `batch`: its compactions and copies, the forward pass, the choice of tokens."""
+        written = None if self.sending is None else self.sending.begin(batch)
         if self.device.real:
-            return self._compute(batch)
+            return self._compute(batch, written)
         device, copies = self.device, None
         if self.overlapped and (batch.swap_out or batch.swap_in):
             device.begin_step()
@@ -106,7 +110,7 @@ class Runner:
         return StepResult(cost, counts=self._judge(batch))
 
     @torch.inference_mode()
-    def _compute(self, batch: Batch) -> StepResult:
+    def _compute(self, batch: Batch, written: Written | None) -> StepResult:
         device = self.device
         device.begin_step()
         self._compact(batch.compactions)
@@ -116,6 +120,7 @@ class Runner:
             return StepResult(device.end_step(), [])
         rows = [self._row(e.request) for e in batch.entries]
         step = step_of(batch, rows, self.size.block_size, self.where, self._observed_of(batch))
+        step.written = written
         logits = self.rank.forward(step)
         tokens: list[int] = []
         logprobs: list[TokenLogprobs | None] = []
@@ -130,6 +135,8 @@ class Runner:
             num, width = step.hidden.shape
             op = Pool(num, width, len(counts), step.hidden.element_size())
             result.pooled = device.execute(op, step.hidden, counts)
+        if written is not None and self.sending is not None:
+            self.sending.end()
         self.rank.settle()
         result.cost = device.end_step()
         return result
@@ -213,9 +220,7 @@ class Runner:
             device.execute(Sample(step.num_logits, self.model.spec.vocab_size))
 
     def _shape(self, batch: Batch) -> StepInput:
-        spans = [Span(e.num_tokens, e.slot + e.num_tokens) for e in batch.entries]
-        logits = sum([1 + e.num_drafts for e in batch.entries if e.samples])
-        step = StepInput(spans, batch.num_tokens, logits, observed=self._observed_of(batch))
+        step = shape_of(batch, self._observed_of(batch))
         if self.rank.paging is not None:
             step.rows = [self._row(e.request) for e in batch.entries]
             step.block_tables = [e.request.block_table for e in batch.entries]

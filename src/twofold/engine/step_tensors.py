@@ -1,4 +1,4 @@
-"""From a batch to the tensors of a step, on a real device."""
+"""From a batch to a step: its tensors on a real device, or its shape alone."""
 
 from __future__ import annotations
 
@@ -15,6 +15,13 @@ from twofold.ops.compaction import Observed
 def slots_of(table: Sequence[int], start: int, end: int, block_size: int) -> list[int]:
     """Flat cache slots start … end - 1 of a block table."""
     return [table[i // block_size] * block_size + i % block_size for i in range(start, end)]
+
+
+def shape_of(batch: Batch, observed: list[Observed | None]) -> StepInput:
+    """The step of `batch` without tensors. observed: see `StepInput`."""
+    spans = [Span(e.num_tokens, e.num_keys) for e in batch.entries]
+    logits = sum([1 + e.num_drafts for e in batch.entries if e.samples])
+    return StepInput(spans, batch.num_tokens, logits, observed=observed)
 
 
 def step_of(

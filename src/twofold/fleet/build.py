@@ -14,7 +14,8 @@ from twofold.engine.engine import Engine
 from twofold.fleet.fleet import Fleet
 from twofold.fleet.instance import Instance, check_can_move
 from twofold.fleet.policy import FleetPolicy
-from twofold.fleet.remote import RemoteInstance, Setup
+from twofold.fleet.remote import RemoteInstance
+from twofold.fleet.setup import Setup
 from twofold.fleet.wire import Wire, wire_between
 from twofold.kernels.cpu.threads import default_threads
 from twofold.models.spec import ModelSpec

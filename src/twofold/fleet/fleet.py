@@ -35,7 +35,8 @@ class Fleet:
     wire: what caches go over. technique: the one whose policy it is (None: no technique's). taking_turns: the
     instances share one device, which executes one step at a time. downtimes: seconds for which each request
     stood still that moved; sent_bytes: of caches, all ranks of an instance together. Both are added to the
-    policy's counters, as `downtime_us` and `sent_bytes`.
+    policy's counters, as `downtime_us` and `sent_bytes`; so are `layerwise_transfers`, caches that went along
+    with their prompts, and `overlapped_bytes`, what was there of them when the prompts' last steps ended.
     """
 
     def __init__(
@@ -92,6 +93,9 @@ class Fleet:
         ids = self._encode(prompt)
         arrival = Arrival(id, ids if isinstance(ids, int) else len(ids), priority)
         number = self.policy.dispatch(arrival, self.instances)
+        onward = self.policy.goes_on(id)
+        if onward is not None:
+            self.instances[number].bind(id, self.instances[onward.target], onward.layerwise_from)
         self.instances[number].add(
             ids,
             params,
@@ -160,7 +164,11 @@ class Fleet:
     def take_ended(self) -> list[tuple[Instance, Request]]:
         """Requests that have ended and were not taken before, and where each did."""
         ended = [(instance, request) for instance in self.instances for request in instance.take_ended()]
-        for _, request in ended:
+        for instance, request in ended:
+            shipment = instance.take_shipment(request.id)
+            if shipment is not None:  # its first token was its last
+                shipment.target.release(request.id)
+                self._count_sent(shipment.nbytes, instance)
             self.policy.ended(request.id)
         return ended
 
@@ -192,9 +200,7 @@ class Fleet:
         for move in policy.moves(self.instances, now):
             if move.id not in self._migrations:
                 source, target = self.instances[move.source], self.instances[move.target]
-                self._migrations[move.id] = Migration(
-                    move, source, target, self.wire, policy.stages, now, policy.layerwise_from
-                )
+                self._migrations[move.id] = Migration(move, source, target, self.wire, policy.stages, now)
         for id, migration in list(self._migrations.items()):
             migration.advance(self.clock.now())
             if migration.stopped:  # what is there already need not wait for others to be asked
@@ -205,17 +211,25 @@ class Fleet:
                 policy.moved(migration.move, migration.arrived)
 
     def _account(self, migration: Migration) -> None:
-        nbytes = migration.nbytes * self._ranks
-        self.sent_bytes += nbytes
-        counters = self.policy.counters
-        counters["sent_bytes"] = counters.get("sent_bytes", 0) + nbytes
-        if self.wire.joules:
-            totals = migration.source.engine.totals
-            totals.joules = None if totals.joules is None else totals.joules + nbytes * self.wire.joules
+        self._count_sent(migration.nbytes, migration.source)
         if migration.arrived:
             self.downtimes.append(migration.downtime)
-            us = round(migration.downtime * 1e6)
-            counters["downtime_us"] = counters.get("downtime_us", 0) + us
+            self._count("downtime_us", round(migration.downtime * 1e6))
+        if migration.layerwise:
+            self._count("layerwise_transfers", 1)
+            self._count("overlapped_bytes", migration.overlapped * self._ranks)
+
+    def _count_sent(self, nbytes: int, source: Instance) -> None:
+        nbytes *= self._ranks
+        self.sent_bytes += nbytes
+        self._count("sent_bytes", nbytes)
+        if self.wire.joules:
+            totals = source.engine.totals
+            totals.joules = None if totals.joules is None else totals.joules + nbytes * self.wire.joules
+
+    def _count(self, name: str, number: int) -> None:
+        counters = self.policy.counters
+        counters[name] = counters.get(name, 0) + number
 
     # --- what jobs ask of an engine ---
 

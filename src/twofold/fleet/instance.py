@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import torch
@@ -19,18 +20,17 @@ from twofold.engine.engine import Engine
 from twofold.engine.integrity import check
 from twofold.engine.output import Completion, OutputBuilder
 from twofold.engine.request import Request, RequestStatus, SamplingParams
+from twofold.fleet.layerwise import LayerSender, Shipment
 from twofold.fleet.load import Load, Resident, decoding_of, load_of
 from twofold.fleet.wire import Computed
 
 
 class Place(NamedTuple):
-    """How far a running request is: cache slots filled, how often it has lost its place (what was copied of
-    it counts no more once that has changed), tokens of its context and its output."""
+    """How far a running request is: cache slots filled, and how often it has lost its place (what was copied
+    of it counts no more once that has changed)."""
 
     slots: int
     preemptions: int
-    context: int
-    outputs: int
 
 
 @dataclass(slots=True)
@@ -69,6 +69,8 @@ class Instance:
         self.block_bytes = engine.runner.block_bytes
         self.block_size = engine.scheduler.blocks.block_size
         self._layers = len(engine.runner.caches)
+        self._sender: LayerSender | None = None
+        self._shipments: dict[str | int, Shipment] = {}
         self._tables: dict[str | int, list[int]] = {}
 
     # --- what goes on here ---
@@ -160,14 +162,42 @@ class Instance:
 
     # --- as the source of a move ---
 
+    def bind(self, id: str | int, target: Instance, least: int) -> None:
+        """Request `id`, which is about to come, goes on at `target`: where its prompt has `least` tokens or
+        more, the cache goes there layer by layer, beside the step that computes the last of it."""
+        self.sender.bound[id] = least, partial(self._ship, target)
+
+    @property
+    def sender(self) -> LayerSender:
+        """What sends caches beside the steps, from now on."""
+        if self._sender is None:
+            engine = self.engine
+            self._sender = LayerSender(engine.runner.caches, real=engine.device.real)
+            engine.runner.sending = self._sender
+        return self._sender
+
+    def _ship(self, target: Instance, request: Request, slots: int) -> Shipment | None:
+        if not target.reserve(request.id, slots + 1):
+            return None
+        blocks = self.engine.scheduler.blocks.blocks_for(slots)
+        pairs = list(zip(request.block_table[:blocks], target.reserved(request.id), strict=False))
+        mine, theirs = self.engine.runner.caches, target.engine.runner.caches
+        shipment = Shipment(target, request, slots, pairs, mine, theirs)
+        self._shipments[request.id] = shipment
+        return shipment
+
+    def take_shipment(self, id: str | int) -> Shipment | None:
+        """What has gone of request `id` with its prompt, and is not accounted for; none will."""
+        if self._sender is not None:
+            self._sender.bound.pop(id, None)
+        return self._shipments.pop(id, None)
+
     def place(self, id: str | int) -> Place | None:
         """How far request `id` is; None where it does not run here."""
         request = self.engine.scheduler.requests.get(id)
         if request is None or request.status is not RequestStatus.RUNNING:
             return None
-        return Place(
-            request.num_slots, request.num_preemptions, request.num_context_tokens, request.num_output_tokens
-        )
+        return Place(request.num_slots, request.num_preemptions)
 
     def copy(self, id: str | int, place: Place, first: int, last: int, target: Target) -> bool:
         """Copy the full blocks `first` to `last` (excluded) of request `id` to where `target` has reserved
@@ -208,12 +238,15 @@ class Instance:
             return False
         scheduler.num_expected += 1
         self._tables[id] = table
+        self.engine.runner.rank.hold(table)
         return True
 
     def extend(self, id: str | int, slots: int) -> bool:
         """Reserve more blocks for request `id`, `slots` slots in all. False where there is no room."""
-        blocks = self.engine.scheduler.blocks
-        return blocks.extend(self._tables[id], blocks.blocks_for(slots))
+        blocks, table = self.engine.scheduler.blocks, self._tables[id]
+        extended = blocks.extend(table, blocks.blocks_for(slots))
+        self.engine.runner.rank.hold(table)
+        return extended
 
     def reserved(self, id: str | int) -> list[int]:
         """The blocks that are reserved for request `id`."""
@@ -225,7 +258,7 @@ class Instance:
             return
         pairs = list(zip(table, self._tables[id][first:], strict=False))
         for mine, theirs in zip(self.engine.runner.caches, source.engine.runner.caches, strict=True):
-            theirs.copy_blocks(pairs, mine.physical or mine.tensors, out=True)
+            theirs.copy_blocks(pairs, mine.blocks, out=True)
 
     def attach(self, parcel: Parcel) -> None:
         """Go on with a request whose blocks have all arrived."""

@@ -30,6 +30,15 @@ class Move(NamedTuple):
     target: int
 
 
+class Onward(NamedTuple):
+    """Where a request is to go on once its prompt is computed: instance `target`. The cache of a prompt of
+    `layerwise_from` tokens or more goes there layer by layer, beside the step that computes the last of
+    it."""
+
+    target: int
+    layerwise_from: int
+
+
 @dataclass(frozen=True, slots=True)
 class Stages:
     """How a request moves while it goes on: full blocks are copied in stages; where no more than
@@ -55,19 +64,21 @@ class FleetPolicy(Protocol):
     """What a technique over several instances provides.
 
     devices: the device of each instance, by its number (None: the plan's); stages: how requests move while
-    they go on (None: they stop, and all of the cache is copied at once); layerwise_from: a request that stops
-    right after its prompt, of at least so many tokens, is copied layer by layer while the prompt is computed
-    (None: never); counters: what was done, by name.
+    they go on (None: they stop, and what is left of the cache is copied at once); counters: what was done, by
+    name.
     """
 
     name: str
     devices: Sequence[str | None]
     stages: Stages | None
-    layerwise_from: int | None
     counters: dict[str, int]
 
     def dispatch(self, request: Arrival, members: Sequence[Member]) -> int:
         """The number of the instance that `request` begins at."""
+
+    def goes_on(self, id: str | int) -> Onward | None:
+        """Where request `id`, just dispatched, will be moved right after its prompt; None where it stays or
+        nobody knows yet."""
 
     def moves(self, members: Sequence[Member], now: float) -> list[Move]:
         """Requests that are to move, asked after every step of any instance. Requests on the way are not

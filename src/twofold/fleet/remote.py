@@ -11,9 +11,8 @@ import subprocess
 import sys
 import tempfile
 import weakref
-from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -25,10 +24,10 @@ from twofold.engine.accounts import Accounts
 from twofold.engine.arrivals import Prompt
 from twofold.engine.output import Completion
 from twofold.engine.request import Request, SamplingParams
-from twofold.fleet.instance import Instance, Parcel, Place, check_can_move
+from twofold.fleet.instance import Instance, Parcel, Place
 from twofold.fleet.load import Load, Resident
+from twofold.fleet.setup import Setup
 from twofold.fleet.wire import Computed
-from twofold.plan import Plan
 
 MODULE = "twofold.fleet.worker"
 LOOK_SECONDS = 0.001
@@ -39,41 +38,18 @@ _MEMORY = Path("/dev/shm")
 """Where files that lie in memory alone can be made, on systems that have it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Setup:
-    """What a process is told first. technique: the name of the one over the instances, which is not in the
-    plan; start: when the clock of the fleet began; threads: that it may use; profile: whether it times every
-    op."""
+class RemoteShipment:
+    """A cache that goes with its prompt to the process of `target`: what there is to know of it here. As
+    `fleet.layerwise.Shipment`."""
 
-    plan: Plan
-    technique: str
-    checkpoint: str
-    calibration: Sequence[int] | None
-    number: int
-    start: float
-    threads: int
-    profile: bool = False
+    def __init__(self, target: RemoteInstance, id: str | int, slots: int, preemptions: int) -> None:
+        self.target, self.slots, self.preemptions = target, slots, preemptions
+        self.nbytes = -(-slots // target.block_size) * target.block_bytes
+        self._id = id
 
-    def build(self) -> Instance:
-        """The instance."""
-        from twofold.devices.registry import make_device
-        from twofold.engine.build import build_engine
-        from twofold.models.loading import load_checkpoint
-
-        options = {**self.plan.engine.device_options, "threads": self.threads}
-        device = make_device(self.plan.device, **options, profile=self.profile)
-        device.clock = WallClock(self.start)
-        checkpoint = load_checkpoint(self.checkpoint)
-        ids = self.calibration
-        engine = build_engine(
-            self.plan,
-            device,
-            checkpoint.spec,
-            checkpoint,
-            calibration=None if ids is None else lambda: ids,
-        )
-        check_can_move(engine, self.technique)
-        return Instance(self.number, engine)
+    def arrived(self) -> int:
+        """Wait until all of it is there; the bytes that were when the prompt's step was over."""
+        return int(self.target._ask("unloaded", self._id))
 
 
 class RemoteInstance(Instance):
@@ -85,13 +61,17 @@ class RemoteInstance(Instance):
         self._ended: list[Request] = []
         self._open: set[str | int] = set()
         self._load: Load | None = None
+        self._bound: dict[str | int, RemoteInstance] = {}
+        self._leaving: list[tuple[str | int, int, int, Path]] = []
+        self._left: dict[str | int, RemoteShipment] = {}
         self._clock = WallClock(setup.start)
         mine, theirs = socket.socketpair()
         with theirs:
             command = [sys.executable, "-m", MODULE, str(theirs.fileno())]
             self.process = subprocess.Popen(command, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL)
         self._connection = Connection(mine.detach())
-        self._end = weakref.finalize(self, _end, self._connection, self.process)
+        self._crates = _folder()
+        self._end = weakref.finalize(self, _end, self._connection, self.process, self._crates)
         self._connection.send(setup)
 
     def ready(self) -> None:
@@ -111,7 +91,11 @@ class RemoteInstance(Instance):
             raise RuntimeError(f"instance {self.number} failed: its process ended with code {code}") from None
 
     def _take(self, message: Any) -> tuple[str, Any]:
-        kind, value, self._load = message
+        kind, value, load = message
+        if kind == "leaving":
+            self._leaving.append(value)
+            return kind, value
+        self._load = load
         if kind == "step":
             self._ended += value
             self._open -= {request.id for request in value}
@@ -175,9 +159,16 @@ class RemoteInstance(Instance):
         self._open.add(id)
 
     def land(self) -> None:
-        """Hear what it has done."""
+        """Hear what it has done, and have taken in what it sends elsewhere."""
         while self._connection.poll():
             self._take(self._receive())
+        while self._leaving:
+            id, slots, preemptions, path = self._leaving.pop(0)
+            target = self._bound.pop(id, None)
+            if target is not None and id in self._open and target.reserve(id, slots + 1):
+                target._ask("unload", path, id, slots)
+                self._left[id] = RemoteShipment(target, id, slots, preemptions)
+            path.unlink()  # whoever needs it has it open
 
     def launch(self) -> float | None:
         """It steps by itself: look again soon."""
@@ -219,6 +210,16 @@ class RemoteInstance(Instance):
         self._end()
 
     # --- moves ---
+
+    def bind(self, id: str | int, target: Any, least: int) -> None:
+        """Request `id` goes on at `target`, another process, and its cache with its prompt."""
+        self._ask("bind", id, least, Path(self._crates.name))
+        self._bound[id] = target
+
+    def take_shipment(self, id: str | int) -> Any:
+        """What has gone of request `id` with its prompt."""
+        self._bound.pop(id, None)
+        return self._left.pop(id, None)
 
     def place(self, id: str | int) -> Place | None:
         """How far request `id` is."""
@@ -267,24 +268,27 @@ class RemoteInstance(Instance):
 
     def release(self, id: str | int) -> None:
         """It does not come after all."""
-        self._call("release", id)
+        self._ask("release", id)
 
 
-class _crate_file:  # noqa: N801 - used as a function
+@contextmanager
+def _crate_file() -> Iterator[Path]:
     """The path of a file in memory, which is gone afterwards."""
-
-    def __enter__(self) -> Path:
-        folder = _MEMORY if _MEMORY.is_dir() else None
-        self._folder = tempfile.TemporaryDirectory(prefix="twofold-crate-", dir=folder)
-        return Path(self._folder.name) / "blocks"
-
-    def __exit__(self, *_: object) -> None:
-        self._folder.cleanup()
+    with _folder() as folder:
+        yield Path(folder) / "blocks"
 
 
-def _end(connection: Connection, process: subprocess.Popen[bytes]) -> None:
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    """A folder for files in memory."""
+    return tempfile.TemporaryDirectory(prefix="twofold-crate-", dir=_MEMORY if _MEMORY.is_dir() else None)
+
+
+def _end(
+    connection: Connection, process: subprocess.Popen[bytes], crates: tempfile.TemporaryDirectory[str]
+) -> None:
     """End a process: it reads the end of its socket between two steps."""
     connection.close()
+    crates.cleanup()
     try:
         process.wait(END_SECONDS)
     except subprocess.TimeoutExpired:

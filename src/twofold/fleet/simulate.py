@@ -29,7 +29,8 @@ from twofold.engine.simulated_model import SimulatedModel, expected_output
 from twofold.engine.simulated_swapping import random_swapping, restless
 from twofold.fleet.fleet import Fleet
 from twofold.fleet.instance import Instance
-from twofold.fleet.policy import Arrival, Member, Move, Stages
+from twofold.fleet.policy import Stages
+from twofold.fleet.wanderers import Wanderers
 from twofold.fleet.wire import Wire
 
 CHECK_EVERY = 16
@@ -37,13 +38,14 @@ CHECK_EVERY = 16
 
 @dataclass(slots=True)
 class FleetCounts:
-    """What was played: requests by the way they ended, moves that arrived and were given up, stages of them,
-    preemptions; digest: of all outputs, equal for equal seeds."""
+    """What was played: requests by the way they ended, moves that arrived and were given up, caches that went
+    with their prompts, preemptions; digest: of all outputs, equal for equal seeds."""
 
     requests: int = 0
     ended: Counter[str] = field(default_factory=Counter)
     arrived: int = 0
     given_up: int = 0
+    shipped: int = 0
     preempted: int = 0
     digest: int = 0
 
@@ -54,55 +56,20 @@ class FleetCounts:
         self.digest = zlib.crc32(other.digest.to_bytes(8, "little"), self.digest)
 
 
-class Wanderers:
-    """A FleetPolicy that moves requests at random. rate: how often each is moved, per look."""
-
-    name = "wanderers"
-    layerwise_from: int | None = None
-
-    def __init__(self, instances: int, seed: int, stages: Stages | None = None, rate: float = 0.1) -> None:
-        self.devices: Sequence[str | None] = [None] * instances
-        self.stages = stages
-        self.rate = rate
-        self.rng = Random(seed)
-        self.counters: dict[str, int] = {"arrived": 0, "given_up": 0}
-
-    def dispatch(self, request: Arrival, members: Sequence[Member]) -> int:
-        """Anywhere."""
-        del request
-        return self.rng.randrange(len(members))
-
-    def moves(self, members: Sequence[Member], now: float) -> list[Move]:
-        """Some of those that generate, to anywhere else."""
-        del now
-        found = []
-        for number, member in enumerate(members):
-            for resident in member.decoding:
-                if self.rng.random() < self.rate:
-                    target = (number + self.rng.randrange(1, len(members))) % len(members)
-                    found.append(Move(resident.id, number, target))
-        return found
-
-    def moved(self, move: Move, arrived: bool) -> None:
-        """Count it."""
-        self.counters["arrived" if arrived else "given_up"] += 1
-
-    def ended(self, id: str | int) -> None:
-        """Nothing is kept of a request."""
-
-
 class SimulatedCache:
     """The memory of a simulated model, as an instance copies it."""
 
-    physical = None
-
     def __init__(self, model: SimulatedModel) -> None:
-        self.tensors: Any = model
+        self.blocks: Any = model
+
+    def block_bytes(self) -> int:
+        """A block counts as one."""
+        return 1
 
     def copy_blocks(self, pairs: Sequence[tuple[int, int]], other: Mapping[Any, Any], *, out: bool) -> None:
         """Copy blocks to `other`, the memory of another model."""
         assert out, "blocks are copied out of the source"
-        mine: SimulatedModel = self.tensors
+        mine: SimulatedModel = self.blocks
         for here, there in pairs:
             other.write(there, mine.read(here))  # type: ignore[attr-defined]
 
@@ -114,7 +81,10 @@ class SimulatedEngine:
         self.scheduler, self.clock, self.rng = scheduler, clock, rng
         self.model = SimulatedModel(scheduler.blocks)
         self.device = SimpleNamespace(real=True)
-        self.runner = SimpleNamespace(block_bytes=1, caches=[SimulatedCache(self.model)])
+        rank = SimpleNamespace(hold=lambda blocks: None)
+        self.runner = SimpleNamespace(
+            block_bytes=1, caches=[SimulatedCache(self.model)], rank=rank, sending=None
+        )
         self.unfiltered: tuple[Request, ...] = ()
         self.newest = None
         self._flight: tuple[float, Batch, list[list[int]]] | None = None
@@ -152,7 +122,13 @@ class SimulatedEngine:
             beside = self.scheduler.blocks.swapping.overlapped
             if not beside:
                 self.model.copy_blocks(batch)
+            sending = self.runner.sending
+            written = None if sending is None else sending.begin(batch)
             sampled = [self.model.execute(entry) for entry in batch.entries]
+            if written is not None:
+                if self.rng.random() < 0.5:  # otherwise it is sent when the step ends
+                    written(self.runner.caches[0])
+                sending.end()
             if beside:
                 self.model.copy_blocks(batch)
             seconds = 0.01 * (1 + batch.num_tokens / 64) * self.rng.uniform(0.5, 1.5)
@@ -198,7 +174,8 @@ class FleetEpisode:
         count = rng.randint(2, 4)
         self.engines = [SimulatedEngine(self._scheduler(block_size), self.clock, rng) for _ in range(count)]
         stages = rng.choice([None, Stages(rng.randint(1, 4), rng.randint(1, 3))])
-        self.policy = Wanderers(count, rng.randrange(1 << 30), stages, rng.choice([0.02, 0.2]))
+        rate, onward = rng.choice([0.02, 0.2]), rng.choice([0.0, 0.5, 1.0])
+        self.policy = Wanderers(count, rng.randrange(1 << 30), stages, rate, onward)
         instances: list[Any] = [Instance(n, engine) for n, engine in enumerate(self.engines)]  # type: ignore[arg-type]
         wire = Wire(Link(rng.choice([50.0, 500.0, 1e6]), 1e-4))
         turns = rng.random() < 0.3
@@ -256,6 +233,7 @@ class FleetEpisode:
             assert not engine.scheduler.num_expected, "a place is kept for nobody"
             counts.preempted += engine.scheduler.num_preempted
         counts.arrived, counts.given_up = (self.policy.counters[n] for n in ("arrived", "given_up"))
+        counts.shipped = self.policy.counters.get("layerwise_transfers", 0)
         return counts
 
     def _leave(self, request: Request) -> None:

@@ -19,6 +19,13 @@ class Computed(NamedTuple):
     layers: int
 
 
+class Delivery(NamedTuple):
+    """When what is sent has arrived; beside: bytes of it that had when the step that computed it ended."""
+
+    due: float
+    beside: int
+
+
 class Wire:
     """Links between all pairs of instances, of which each sends one message at a time and receives one.
 
@@ -33,24 +40,27 @@ class Wire:
 
     def send(
         self, nbytes: int, source: int, target: int, now: float, computed: Computed | None = None
-    ) -> float:
-        """When `nbytes` from instance `source` have arrived at `target`.
+    ) -> Delivery:
+        """Send `nbytes` from instance `source` to `target`.
 
         computed: the step that ends now; its layers are sent one by one as they are ready, so that only the
         last of them is left when it ends, unless the link is the slower of the two.
         """
         if self.link is None:
-            return now
+            return Delivery(now, 0)
         free = max(self._sending.get(source, 0.0), self._receiving.get(target, 0.0))
+        beside = 0.0
         if computed is None:
             arrival = max(now, free) + self.link.seconds(1, nbytes)
         else:
             layer = (computed.end - computed.start) / computed.layers
             first = max(computed.start + layer, free)
             last = max(computed.end, free) + self.link.seconds(1, nbytes / computed.layers)
-            arrival = max(first + self.link.seconds(computed.layers, nbytes), last)
+            taken = self.link.seconds(computed.layers, nbytes)
+            arrival = max(first + taken, last)
+            beside = min(max(0.0, computed.end - first) / taken, 1 - 1 / computed.layers)
         self._sending[source] = self._receiving[target] = arrival
-        return arrival
+        return Delivery(arrival, round(beside * nbytes))
 
 
 def wire_between(devices: Sequence[Device], ranks: int) -> Wire:

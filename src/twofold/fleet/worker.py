@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,12 +19,18 @@ from twofold.kernels.cpu.threads import quiet_openmp
 
 if TYPE_CHECKING:
     from twofold.engine.request import Request
+    from twofold.fleet.crate import CrateOutlet, Unloading
     from twofold.fleet.instance import Instance, Parcel
 
 
 PATIENCE_SECONDS = 0.002
 """How long an instance waits for what is asked next before it goes on: a move is several questions in a row,
 and a step may take longer than the whole of it."""
+
+
+FETCH_SECONDS = 0.01
+"""How long it waits to be asked for a request whose prompt it has computed for another instance: in the next
+step that would be computed on here, and have to be copied behind the rest."""
 
 
 def main(descriptor: int) -> None:
@@ -38,19 +45,20 @@ def main(descriptor: int) -> None:
 
 
 def _serve(connection: Connection) -> None:
-    from twofold.fleet.remote import Setup
+    from twofold.fleet.setup import Setup
 
     setup: Setup = connection.recv()
     try:
-        served = Served(setup.build())
+        served = Served(setup.build(), connection)
     except ValueError as error:
         connection.send(("refused", str(error)))
         return
     connection.send(("up", served.instance.block_bytes, served.instance.block_size))
     while True:
-        patience = 0.0
+        patience = FETCH_SECONDS if served.expects_fetching else 0.0
         while connection.poll(patience if served.instance.has_work else None):
             patience = PATIENCE_SECONDS
+            served.expects_fetching = False
             method, args = connection.recv()
             try:
                 value = getattr(served, method)(*args)
@@ -59,7 +67,7 @@ def _serve(connection: Connection) -> None:
             else:
                 connection.send(("reply", value, served.instance.load))
         if served.instance.has_work:
-            ended = served.instance.engine.step()
+            ended = served.step()
             connection.send(("step", ended, served.instance.load))
 
 
@@ -67,9 +75,12 @@ class Served:
     """An instance as its process serves it: what takes blocks or requests gives or gets them in a form that
     can be sent."""
 
-    def __init__(self, instance: Instance) -> None:
+    def __init__(self, instance: Instance, connection: Connection) -> None:
         self.instance = instance
+        self.expects_fetching = False
+        self._connection = connection
         self._parcels: dict[str | int, Parcel] = {}
+        self._unloadings: dict[str | int, Unloading] = {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.instance, name)
@@ -78,9 +89,57 @@ class Served:
         """Any other method of the instance."""
         return getattr(self.instance, name)(*args, **rest)
 
+    def step(self) -> list[Request]:
+        """Do the next thing; requests that ended."""
+        bound = self.instance.sender.bound
+        before = len(bound)
+        ended = self.instance.engine.step()
+        self.expects_fetching = len(bound) < before
+        for request in ended:
+            self.instance.take_shipment(request.id)
+        return ended
+
     def score(self, token_ids: Sequence[int], num_prompt: int) -> Any:
         """Logits as an array, whose bytes are sent."""
         return self.instance.score(token_ids, num_prompt).numpy()
+
+    # --- caches that go with their prompts ---
+
+    def bind(self, id: str | int, least: int, folder: Path) -> None:
+        """The cache of request `id` goes into a crate in `folder`, beside the step that computes the last of
+        a prompt of `least` tokens or more. The fleet hears of it when that begins."""
+        self.instance.sender.bound[id] = least, partial(self._load_crate, folder / str(id))
+
+    def _load_crate(self, path: Path, request: Request, slots: int) -> CrateOutlet:
+        from twofold.fleet.crate import CrateOutlet
+
+        table = request.block_table[: self._blocks(slots)]
+        crate = self._crate(path, len(table), new=True)
+        self._connection.send(("leaving", (request.id, slots, request.num_preemptions, path), None))
+        return CrateOutlet(crate, table)
+
+    def unload(self, path: Path, id: str | int, slots: int) -> None:
+        """Begin to copy a crate that is still being filled into the blocks reserved for request `id`."""
+        from twofold.fleet.crate import Unloading
+
+        table = self.instance.reserved(id)[: self._blocks(slots)]
+        self._unloadings[id] = Unloading(self._crate(path, len(table), new=False), table)
+
+    def unloaded(self, id: str | int) -> int:
+        """Wait for all of it; the bytes that had arrived when the step of the prompt was over."""
+        return self._unloadings.pop(id).arrived()
+
+    def release(self, id: str | int) -> None:
+        """Request `id` does not come after all."""
+        unloading = self._unloadings.pop(id, None)
+        if unloading is not None:
+            unloading.stop()
+        self.instance.release(id)
+
+    def _blocks(self, slots: int) -> int:
+        return self.instance.engine.scheduler.blocks.blocks_for(slots)
+
+    # --- requests that move ---
 
     def fill(self, path: Path, id: str | int, preemptions: int, first: int, last: int) -> bool:
         """Copy blocks of a running request into a new crate. False where it has lost its place."""

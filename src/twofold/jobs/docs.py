@@ -54,7 +54,7 @@ def sections(docs: Path) -> dict[str, Callable[[], str]]:
         "devices-compared": lambda: made.devices_compared(data / "devices.json", docs / "devices.svg"),
         "genz": lambda: made.genz(data / "requirements-genz.json"),
         "glance": lambda: made.glance(data / "comparison.json"),
-        "ledger": made.ledger,
+        "ledger": lambda: made.ledger(docs / "ledger.svg"),
         "llamacpp": lambda: made.llamacpp(sorted(data.glob("llamacpp*.json"))),
         "machines": made.machine_list,
         "matvec": lambda: made.matvec([MatvecTable.read(path) for path in sorted(data.glob("matvec*.json"))]),

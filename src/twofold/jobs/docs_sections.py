@@ -7,7 +7,9 @@ from dataclasses import fields
 from pathlib import Path
 
 from twofold.claims.collect import all_claims
-from twofold.claims.ledger import build_ledger, to_markdown
+from twofold.claims.ledger import build_ledger
+from twofold.claims.page import to_page
+from twofold.claims.picture import claimed_against_ours
 from twofold.devices import catalog
 from twofold.devices.listing import device_records
 from twofold.devices.registry import MACHINES
@@ -111,9 +113,11 @@ def models() -> str:
     return table.markdown(("model", "family", "10⁹ weights", "layers", "width", "context"), rows)
 
 
-def ledger() -> str:
-    """Every claim with our figure and the verdict."""
-    return to_markdown(build_ledger(all_claims()))
+def ledger(picture: Path) -> str:
+    """Every claim with our figure and the verdict, below a summary; draws both figures of each."""
+    rows = build_ledger(all_claims())
+    picture.write_text(claimed_against_ours(rows) + "\n", encoding="utf-8")
+    return to_page(rows)
 
 
 def api() -> str:

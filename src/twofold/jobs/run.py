@@ -4,9 +4,7 @@ for."""
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +20,7 @@ from twofold.fleet.fleet import Fleet
 from twofold.jobs.predict import label_of
 from twofold.jobs.result import Played, make_result, measured_behaviour
 from twofold.measure.quality import QualityBaseline, measure_quality
+from twofold.measure.resident import Peak, resident_bytes
 from twofold.measure.sampler import Sampler
 from twofold.measure.sensors import NO_SENSORS, EnergyMeter, find_energy_meter
 from twofold.models.find import find_checkpoint
@@ -72,22 +71,22 @@ def run_plan(
     checkpoint = checkpoint or find_checkpoint(plan.model)
     if plan.quality.enabled and baseline is None:
         baseline = quality_baseline(plan, checkpoint, progress)
-    before = _resident_bytes()
+    workload = make_workload(plan.workload, checkpoint.tokenizer, real=True, vocab=checkpoint.spec.vocab_size)
+    files = _files(checkpoint)
+    before = resident_bytes(files)
     with contextlib.closing(_load(plan, checkpoint, profile, progress)) as engine:
-        workload = make_workload(
-            plan.workload, checkpoint.tokenizer, real=True, vocab=checkpoint.spec.vocab_size
-        )
         warm_up(engine, workload)
         meter, why = _energy_meter(plan.device)
         results: list[Result] = []
         grown: float | None = None
         while len(results) < repeats:
+            peak = Peak(files)
             with Sampler(meter, NO_SENSORS, METER_INTERVAL) as sampler:
                 played = play(engine, workload, progress)
             if not results:
                 engine.check_techniques()
                 if plan.device == "cpu" and not plan.engine.processes:
-                    grown = _resident_bytes() - before - _mapped_bytes(checkpoint)
+                    grown = peak.read() - before - _kept_bytes(engine.engines)
             accounts = engine.accounts()
             result = make_result(
                 plan,
@@ -222,28 +221,16 @@ def warm_up(engine: Engine | Fleet, workload: Workload) -> None:
     engine.forget_cached()
 
 
-def _mapped_bytes(checkpoint: Checkpoint) -> int:
-    """Resident bytes of the checkpoint's files: they stay mapped, and the system can drop them at any time
-    (0 where it does not tell)."""
+def _files(checkpoint: Checkpoint) -> list[Path]:
+    """The files that a checkpoint is read from."""
     path = Path(checkpoint.path).resolve()
-    files = {str(file) for file in (path.glob("*.safetensors") if path.is_dir() else [path])}
-    total, inside = 0, False
-    with contextlib.suppress(OSError), open("/proc/self/smaps", encoding="utf-8") as maps:
-        for line in maps:
-            if not line.split(" ", 1)[0].endswith(":"):  # the line that begins a mapping ends with its file
-                inside = line.rstrip("\n")[73:] in files
-            elif inside and line.startswith("Rss:"):
-                total += int(line.split()[1]) * 1024
-    return total
+    return list(path.glob("*.safetensors")) if path.is_dir() else [path]
 
 
-def _resident_bytes() -> int:
-    """Bytes of this process in memory, freed ones given back first (0 where the system does not tell)."""
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError):  # only glibc has it
-        ctypes.CDLL(None).malloc_trim(0)
-    try:
-        with open("/proc/self/statm", encoding="ascii") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        return 0
+def _kept_bytes(engines: Sequence[Engine]) -> int:
+    """Bytes of cache blocks that are kept for prompts to come beyond the most that were in use at once: they
+    are resident, and the first to be overwritten."""
+    return sum(
+        max(0, e.scheduler.blocks.num_idle_cached - e.totals.peak_blocks) * e.memory.block_bytes
+        for e in engines
+    )

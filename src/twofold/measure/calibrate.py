@@ -23,6 +23,7 @@ from twofold.devices.registry import Kernels
 from twofold.devices.schema import DeviceFile
 from twofold.measure.device_document import Measured, device_document, memory_bytes
 from twofold.measure.kernels import measure_attention, measure_calls, measure_kinds, measure_products
+from twofold.measure.own_ops import measure_own_ops
 from twofold.measure.probe import seconds_of
 from twofold.measure.products import Products
 from twofold.measure.suite import run_suite
@@ -69,6 +70,8 @@ class Calibration:
             ]
             table.append((f"{label}, many queries", f"{attention.queries[-1][1] / 1e9:.1f} GFLOP/s"))
             table.append((f"{label}, a sequence", f"{attention.sequence * 1e6:.1f} us"))
+        for name, own in sorted(m.own.items()):
+            table.append((f"calling {name}, one sequence", f"{(own.call + own.sequence) * 1e6:.0f} us"))
         table.append(("host work per step", f"{m.step * 1e6:.0f} us"))
         table.append(("host work per sequence", f"{m.sequence * 1e6:.1f} us"))
         table.append(("host work per op of a long prompt", f"{m.unrecorded * 1e6:.1f} us"))
@@ -85,7 +88,7 @@ def calibrate(
     path: Path | None = None,
 ) -> Calibration:
     """Measure this CPU through those `kernels` and write its device file to `path` (default: where `this-cpu`
-    is looked for). quick: fewer formats, sizes and repeats, 20 seconds instead of two minutes.
+    is looked for). quick: fewer formats, sizes and repeats, half a minute instead of several.
 
     progress(what, done, total) is called before each part. OSError where the file cannot be written.
     """
@@ -98,6 +101,7 @@ def calibrate(
         ("products", lambda: measure_products(m, quick)),
         ("elementwise", lambda: measure_kinds(m, quick)),
         ("attention", lambda: measure_attention(m, quick)),
+        ("techniques", lambda: measure_own_ops(m, quick)),
         ("disk", lambda: _measure_disk(m, quick)),
         ("microbenchmarks", lambda: _measure_micro(m, device, quick)),
     ]

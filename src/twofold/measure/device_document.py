@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from twofold.devices.calibration import AttentionCurve, Curves, KindCurve, ProductCurve
+from twofold.devices.calibration import AttentionCurve, Curves, KindCurve, OpCost, ProductCurve
 from twofold.devices.catalog import THIS_CPU
 from twofold.devices.cpu_device import CpuDevice
 from twofold.devices.microbench import Microbenchmarks
@@ -31,6 +31,7 @@ class Measured:
     exposed: float = 0.0
     attention: dict[str, AttentionCurve] = field(default_factory=dict)
     kinds: dict[str, KindCurve] = field(default_factory=dict)
+    own: dict[str, OpCost] = field(default_factory=dict)
     step: float = 0.0
     sequence: float = 0.0
     unrecorded: float = 0.0
@@ -84,7 +85,8 @@ def device_document(m: Measured) -> dict[str, Any]:
         },
         "units": {"count": figure(threads)},
         "matmul": {precision: figure(rate) for precision, rate in m.peaks().items()},
-        "vector": figure(max(m.peaks().values()) / 16, assumed),
+        # Of int1, planes are counted one by one.
+        "vector": figure(max(v for k, v in m.peaks().items() if k != "int1") / 16, assumed),
         "memory": {
             "technology": "ddr5",
             "capacity": figure(memory_bytes()),
@@ -102,6 +104,7 @@ def device_document(m: Measured) -> dict[str, Any]:
             kinds=m.kinds,
             sequence=m.sequence,
             unrecorded=m.unrecorded,
+            own=m.own,
         ).model_dump(mode="json"),
     }
     if m.micro is not None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from twofold.devices.base import OpTotals
 from twofold.devices.calibrated import RECORDED_TOKENS
-from twofold.devices.calibration import AttentionCurve, KindCurve, Points, ProductCurve
+from twofold.devices.calibration import AttentionCurve, KindCurve, Points, ProductCurve, product_name
 from twofold.devices.curves import Curve
 from twofold.measure.device_document import Measured
+from twofold.measure.own_ops import fitted_totals
 from twofold.measure.probe import LARGE, NARROW, SMALL, Probe, quartile
 from twofold.ops.attention import Attention
 from twofold.ops.formats import get_format
@@ -22,11 +24,15 @@ WEIGHTS = (
     "",
     "int-vs-fp",
     "int-vs-fp:format=mxfp8",
+    "tvw-sparsity:sparsity=0.5",
+    "bipolar-int",
     "int-vs-fp:format=mxint4",
     "int-vs-fp:activations=mxint8",
+    "olive",
+    "gptq",
 )
 """Techniques that store the weights of a float32 checkpoint, each for another kernel (the third for none)."""
-QUICK_WEIGHTS = WEIGHTS[:3]
+QUICK_WEIGHTS = WEIGHTS[:5]
 
 CACHES, QUICK_CACHES = ("kivi:bits=4", "kivi:bits=2"), ("kivi:bits=4",)
 """Techniques that store the cache in their own way."""
@@ -35,8 +41,8 @@ FORMATS = ("f32", "int8", "int4")
 PROMPTS, QUICK_PROMPTS = (128, 512, 2048), (512,)
 QUERIES, QUICK_QUERIES = (32, 128, 512), (64, 512)
 KEYS = 512
-FEW_KEYS, PACKED_KEYS = 32, 256
-"""Cached entries that are next to none, and those from which on techniques have packed some."""
+FEW_KEYS, WINDOW_KEYS = 32, 96
+"""Cached entries that are next to none, and more of those that techniques do not pack yet."""
 LAYERS, MORE_LAYERS = (24,), (16, 32)
 """Depths of models whose caches do not fit inner caches, and perhaps not the outer one."""
 SEQS = 16
@@ -113,7 +119,7 @@ def _products(m: Measured, probe: Probe, quick: bool) -> None:
             computing = (busy - stream) / m.exposed if m.exposed else 0.0
             computing = min(max(computing, 0.05 * stream), stream)
         points.append((float(rows), linear.flop / computing))
-    names = [f"{op.format}:{op.compute}" for op in layer]
+    names = [product_name(op) for op in layer]
     size = sum(op.in_features * op.out_features for op in layer) / len(layer)
     curves = m.products.setdefault(max(set(names), key=names.count), [])
     for i, curve in enumerate(curves):
@@ -188,8 +194,8 @@ def _whole_prompts(m: Measured, quick: bool) -> None:
 
 
 def _attention(m: Measured, fmt: str, technique: str, quick: bool) -> None:
-    """One format, among products whose weights sweep the inner caches. What a technique's cache takes to
-    write is counted with attention, for it is no matter of bytes."""
+    """One format, among products whose weights sweep the inner caches. Of a technique that packs older
+    entries, reading is measured on those that are not packed yet, and unpacking beside it."""
     asked, seqs = fmt if fmt in FORMATS else "auto", SEQS
     probe = Probe(
         DEEP,
@@ -201,39 +207,45 @@ def _attention(m: Measured, fmt: str, technique: str, quick: bool) -> None:
         step_tokens=seqs * KEYS,
     )
     op = next(op for op in probe.ops(1) if isinstance(op, Attention))
-    kinds = ("attention", "cache-write") if technique else ("attention",)
+    writes: list[OpTotals] = []
 
-    def decode(entries: int, seqs: int) -> tuple[float, float]:
-        """Seconds of one op and bytes that it moves."""
+    def decode(entries: int, seqs: int) -> OpTotals:
+        """What one op takes and counts."""
         found = probe.decode(entries, seqs, _budget(quick))
-        attention = found["attention"]
-        taken = sum(found[kind].seconds for kind in kinds) / attention.calls
-        return taken, attention.bytes_moved / attention.calls
+        writes.append(found["cache-write"])
+        return found["attention"].each()
 
-    few = PACKED_KEYS if technique else FEW_KEYS
-    (one, _), (several, few_bytes) = decode(few, 1), decode(few, seqs)
-    long, many_bytes = decode(KEYS, seqs)
-    read = (many_bytes - few_bytes) / max(long - several, 0.2 * long)
-    sequence = max(0.0, (several - one) / (seqs - 1) - few_bytes / seqs / read)
-    call = max(0.0, one - sequence - few_bytes / seqs / read)
+    one, several = decode(FEW_KEYS, 1), decode(FEW_KEYS, seqs)
+    long = decode(KEYS, seqs)
+    more = decode(WINDOW_KEYS, seqs) if technique else long
+    read = (more.bytes_moved - several.bytes_moved) / max(more.seconds - several.seconds, 0.2 * more.seconds)
+    each = several.bytes_moved / seqs / read
+    sequence = max(0.0, (several.seconds - one.seconds) / (seqs - 1) - each)
+    call = max(0.0, one.seconds - sequence - each)
+    widen = 0.0
+    if technique:
+        unpacking = long.seconds - call - seqs * sequence - long.bytes_moved / read
+        softmax = 5.0 * long.flop / (2 * (op.head_dim + op.v_dim))  # see `Attention.cost`
+        widen = max(0.0, unpacking) / (long.vector_flop - softmax)
     gathers = m.device.context is None or probe.device.reference_ops["Attention"] > 0
     points = []
     for queries in QUICK_QUERIES if quick else QUERIES:
         found = probe.prefill(queries, _budget(quick))
         attention = found["attention"]
-        taken = sum(found[kind].seconds for kind in kinds)
-        busy = taken - attention.calls * (call + sequence)
+        writes.append(found["cache-write"])
+        busy = attention.seconds - attention.calls * (call + sequence)
         if gathers:
             busy -= attention.bytes_moved / read
-        points.append((float(queries), attention.flop / max(busy, 0.2 * taken)))
-    within = _step_bytes(probe, seqs)
-    reads = [(within, read)]
+        points.append((float(queries), attention.flop / max(busy, 0.2 * attention.seconds)))
+    reads = [(_step_bytes(probe, seqs), read)]
     if not technique and fmt not in FORMATS:
         deep = [_reads(m, LAYERS if quick else MORE_LAYERS, call + seqs * sequence) for _ in range(2)]
         reads += _better(*deep)
     m.attention[op.format] = AttentionCurve(
-        call=call, sequence=sequence, read=reads, queries=points, gathers=gathers
+        call=call, sequence=sequence, widen=widen, read=reads, queries=points, gathers=gathers
     )
+    if technique:  # packing is no matter of bytes alone
+        m.own[f"CacheWrite:{op.format}"] = fitted_totals(writes)
 
 
 def _reads(m: Measured, layers: tuple[int, ...], calling: float) -> list[tuple[float, float]]:

@@ -36,6 +36,9 @@ LARGE = ModelSpec("probe-large", "llama", 1, 2048, 32, 8, 64, 5632, 64, 8192)
 DECODED = 12
 """Steps of a run that are taken, after some that warm up."""
 
+LEARNED = 64
+"""Tokens of the text that techniques learn from."""
+
 Totals = dict[str, OpTotals]
 """Work and seconds by kind of op."""
 
@@ -74,7 +77,7 @@ class Probe:
 
     fmt: of the model's matrices (default: q4_0 where the device keeps quantised weights, else f32);
     technique: that is on, as on the command line ("" = none); cache_format: as in a plan; profile: time every
-    op.
+    op; make: what makes the probe's own device, with the kernels and threads of `device`.
     """
 
     def __init__(
@@ -89,6 +92,7 @@ class Probe:
         max_seqs: int = 1,
         step_tokens: int = 512,
         profile: bool = True,
+        make: Callable[..., CpuDevice] = CpuDevice,
     ) -> None:
         fmt = fmt or ("q4_0" if device.stored_weights else "f32")
         block = 1 if fmt == "f32" else get_format(fmt).block
@@ -104,16 +108,16 @@ class Probe:
                     "max_context": max_keys,
                     "max_num_seqs": max_seqs,
                     "max_num_batched_tokens": max(step_tokens, max_seqs),
-                    "cache_blocks": max_seqs * (-(-max_keys // 32) * 2 + 2),
                     "prefix_caching": False,
                     "cache_format": cache_format,
                 },
             }
         )
         kernels = str(device.settings()["kernels"])
-        self.device = CpuDevice(kernels=kernels, threads=device.threads, profile=profile)  # type: ignore[arg-type]
+        self.device = make(kernels=kernels, threads=device.threads, profile=profile)
         checkpoint = Checkpoint(spec, tensors, None, "")
-        self.engine = build_engine(plan, self.device, spec, checkpoint)
+        ids = [7 * i % spec.vocab_size for i in range(LEARNED)]
+        self.engine = build_engine(plan, self.device, spec, checkpoint, calibration=lambda: ids)
         self.spec = spec
 
     def ops(self, tokens: int) -> list[Op]:
@@ -127,11 +131,11 @@ class Probe:
         """One step that computes a prompt of `tokens` tokens, no more than a step has (seconds: lower
         quartile of the prompts that fit into `budget` seconds, at least three, after two that warm up)."""
         for _ in range(2):
-            self._play(tokens, 1, 1)
+            self.play(tokens, 1, 1)
         samples: list[Totals] = []
         end = perf_counter() + budget
         while len(samples) < 3 or perf_counter() < end:
-            samples.append(self._play(tokens, 1, 1)[0])
+            samples.append(self.play(tokens, 1, 1)[0])
         return _typical(samples)
 
     def decode(self, keys: int, seqs: int, budget: float) -> Totals:
@@ -140,23 +144,24 @@ class Probe:
         samples: list[Totals] = []
         end = perf_counter() + budget
         while not samples or perf_counter() < end:
-            samples += self._play(keys, seqs, DECODED + 4)[-DECODED:]
+            samples += self.play(keys, seqs, DECODED + 4)[-DECODED:]
         return _typical(samples)
 
     def step_seconds(self, seqs: int, steps: int) -> float:
         """Seconds of a whole decoding step of `seqs` sequences, everything included (lower quartile)."""
         times: list[float] = []
-        self._play(4, seqs, steps + 8, times)
+        self.play(4, seqs, steps + 8, times)
         return quartile(times[-steps:])
 
     def prefill_seconds(self, tokens: int) -> float:
         """Seconds of a whole step that computes a prompt of `tokens` tokens, once."""
         times: list[float] = []
-        self._play(tokens, 1, 1, times)
+        self.play(tokens, 1, 1, times)
         return times[0]
 
-    def _play(self, prompt: int, seqs: int, outputs: int, times: list[float] | None = None) -> list[Totals]:
-        """Totals of each step of `seqs` requests."""
+    def play(self, prompt: int, seqs: int, outputs: int, times: list[float] | None = None) -> list[Totals]:
+        """Totals of each step of `seqs` requests with `prompt` tokens each that yield `outputs`; the
+        steps' seconds go to `times`."""
         engine, steps = self.engine, []
         params = SamplingParams(max_tokens=outputs, ignore_eos=True)
         requests = [

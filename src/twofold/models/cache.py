@@ -205,6 +205,7 @@ class CacheLayer(Entries):
     ) -> None:
         """Copy blocks between this cache and `other` (same tensors, in a second memory): (device block, host
         block)."""
+        assert self.shareable, "what lies beside the blocks would be left behind: the engine refuses it"
         for name, tensor in self.blocks.items():
             for here, there, count in runs(pairs):
                 mine, theirs = tensor[here : here + count], other[name][there : there + count]
@@ -248,14 +249,18 @@ class CacheLayer(Entries):
         out: torch.Tensor | None = device.execute(attention, q, self, step, *new)
         return out
 
-    def ops(self, step: StepInput) -> tuple[CacheWrite, Attention]:
-        """The ops that append the step's new entries and attend over them, with what they count."""
+    def writing(self, step: StepInput) -> CacheWrite:
+        """The op that appends the step's new entries."""
         h = self.heads
-        tokens = step.num_tokens
-        written = tokens, h.stored_width, self.write_bytes(step), h.act_bytes, self.pack_flop(step)
+        written = step.num_tokens, h.stored_width, self.write_bytes(step), h.act_bytes, self.pack_flop(step)
         if written != self._written:  # recurs from step to step, unlike attention
             self._written = written
             self._write = CacheWrite(*written, space=self.space, format=self.stored_as)
+        return self._write
+
+    def ops(self, step: StepInput) -> tuple[CacheWrite, Attention]:
+        """The ops that append the step's new entries and attend over them, with what they count."""
+        h = self.heads
         attention = Attention(
             step.totals(h.window),
             h.heads,
@@ -271,7 +276,7 @@ class CacheLayer(Entries):
         )
         if self.attending is not None:
             attention = self.attending.op(attention, step)
-        return self._write, attention
+        return self.writing(step), attention
 
 
 class CacheScheme(Protocol):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,7 +12,12 @@ from twofold.ops.compaction import Observed
 from twofold.ops.decodes import DecodeSpans
 
 if TYPE_CHECKING:
+    from twofold.models.cache import CacheLayer
     from twofold.models.rope import CosSin, RotaryTables
+
+
+Written = Callable[["CacheLayer"], None]
+"""What is told of each layer, in order, whose new entries are stored and whose attention is computed."""
 
 
 class StepInput:
@@ -28,6 +33,8 @@ class StepInput:
 
     observed: per sequence, those of its new tokens whose attention counts for the scores of its cache
     entries, None where there are none (empty: nowhere).
+
+    written: on a real device, what wants to know of each layer as its entries are stored (None: nothing).
 
     tables may be given instead of block_tables: per sequence, the flat slots of its visible entries. starts:
     where these follow each other, per sequence, the first of them (see `move_to`); None where they need not.
@@ -53,6 +60,7 @@ class StepInput:
         "spans",
         "starts",
         "token_ids",
+        "written",
     )
 
     def __init__(
@@ -87,6 +95,7 @@ class StepInput:
         self.observed = observed
         self.hidden: torch.Tensor | None = None
         self.starts: Sequence[int] | None = None
+        self.written: Written | None = None
         self._tables = tables
         self._totals: dict[int | None, SpanTotals] = {}
         self._memo: dict[int, CosSin] = {}
@@ -119,6 +128,13 @@ class StepInput:
             found = spans.totals(window) if isinstance(spans, DecodeSpans) else total_spans(spans, window)
             self._totals[window] = found
         return found
+
+    def parts(self) -> Iterator[tuple[int, int, int, int]]:
+        """Of each sequence: its row, its first new token, and its entries before the step and after it."""
+        start = 0
+        for row, (queries, keys) in zip(self.rows, self.spans, strict=True):
+            yield row, start, keys - queries, keys
+            start += queries
 
     def rotation(self, rotary: RotaryTables, *, local: bool) -> CosSin:
         """cos and sin of the step's positions, [T, 1, rotated]; gathered once per step and table."""
@@ -160,7 +176,7 @@ class StepInput:
                 mine.copy_(theirs)
         self.spans, self.rows, self.drafts = other.spans, other.rows, other.drafts
         self.block_tables, self.block_size = other.block_tables, other.block_size
-        self.observed = other.observed
+        self.observed, self.written = other.observed, other.written
         self._tables, self.starts = other._tables, other.starts
         self._totals = {}
         self._memo.clear()
@@ -188,7 +204,7 @@ class StepInput:
             self.block_size,
             observed=self.observed,
         )
-        copy.starts = self.starts
+        copy.starts, copy.written = self.starts, self.written
         return copy
 
 

@@ -61,7 +61,7 @@ def span_pairs(queries: int, keys: int, window: int | None = None) -> tuple[int,
     return (keys if window is None else keys - read_from), pairs
 
 
-def total_spans(spans: Iterable[Span], window: int | None = None) -> SpanTotals:
+def total_spans(spans: Iterable[tuple[int, int]], window: int | None = None) -> SpanTotals:
     """The sums that describe `spans` to an attention op; `window` limits how far back a query sees."""
     seqs = queries = keys = pairs = longest = singles = single_keys = 0
     for q, k in spans:

@@ -124,8 +124,8 @@ class Memory(Record):
     """Peak bytes on each device, by part. `total` is the sum of the parts.
 
     other: what is neither weights, cache nor activations, such as a draft model. capacity: what the device
-    has. unaccounted: growth of the process minus `total`, less what is resident but idle (cache that was
-    reserved and never filled, mapped checkpoint files); null in predictions.
+    has. unaccounted: the most by which the process grew from before it loaded the model, minus `total`, less
+    what is resident but idle (prompts cached for later, mapped checkpoint files); null in predictions.
     """
 
     weights: Bytes

@@ -66,6 +66,9 @@ class _Worker(asyncio.Protocol):
         events: list[RequestEvent] = []
         for message in self._unpacker.feed(data):
             if isinstance(message, Status):
+                if events:  # a report is of what was said before it, and comes after it
+                    listener.worker_events(self.name, events)
+                    events = []
                 listener.worker_status(self.name, message.snapshot)
             elif isinstance(message, Ready):
                 self.pool._is_up(self, message)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from twofold.errors import nearest
+from twofold.techniques.tags import ONLY_ONE
 
 if TYPE_CHECKING:
     from twofold.devices.base import Device
@@ -43,9 +44,8 @@ class Claim:
     """A headline result of a source, as data.
 
     figure: what was measured ("decode throughput ratio"); claimed: (low, high) of the published figure;
-    baseline, model,
-    hardware: what it was measured with; setup: the name of the function in `claims.setups` that reproduces it
-    (None where the comparison cannot be set up, with the reason in `why_not`).
+    baseline, model, hardware: what it was measured with; setup: the name of the function in `claims.setups`
+    that reproduces it (None where the comparison cannot be set up, with the reason in `why_not`).
     """
 
     key: str
@@ -68,7 +68,7 @@ class Info:
     that a prediction uses where none was recorded, and where that value comes from. needs: properties that
     the rest of the plan must have ("experts", "draft-model", "attention-scores" …). provides / excludes:
     which pairs work is derived from these: a technique that excludes a tag is refused beside one that
-    provides it; `reasons` says why and what to do instead, by tag.
+    provides it. reasons: why, and what to do instead, by tag, where `tags.ONLY_ONE` does not say it.
     """
 
     name: str
@@ -82,6 +82,10 @@ class Info:
     excludes: tuple[str, ...] = ()
     reasons: dict[str, str] = dataclasses.field(default_factory=dict)
     behaviour: dict[str, tuple[float, str]] = dataclasses.field(default_factory=dict)
+
+    def reason(self, tag: str) -> str:
+        """Why this technique is refused beside one that provides `tag`, and what to do instead."""
+        return self.reasons.get(tag) or ONLY_ONE[tag]
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,17 @@ class Technique:
         prose)."""
         del model, device, token_ids
         return self
+
+    @property
+    def calibration(self) -> Any:
+        """What `calibrate` found out, which is no parameter; None before."""
+        return self.__dict__.get("_calibration")
+
+    def with_calibration(self, found: Any) -> Self:
+        """A copy whose `calibration` is `found`."""
+        copy = dataclasses.replace(self)
+        object.__setattr__(copy, "_calibration", found)
+        return copy
 
     def weight_scheme(self) -> WeightScheme | None:
         """How weights are stored."""

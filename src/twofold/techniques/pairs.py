@@ -29,10 +29,7 @@ def conflict(a: Info, b: Info) -> str:
     for one, other in ((a, b), (b, a)):
         for tag in one.excludes:
             if tag in other.provides:
-                why = one.reasons.get(
-                    tag, f"{one.name} cannot work beside another technique that provides {tag!r}"
-                )
-                return f"{one.name} and {other.name} cannot be combined: {why}"
+                return f"{one.name} and {other.name} cannot be combined: {one.reason(tag)}"
     return ""
 
 

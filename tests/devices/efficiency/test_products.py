@@ -155,3 +155,16 @@ def test_a_software_has_kernels_of_its_own_for_few_bits() -> None:
     ratio = seconds(usual, *shape, peak, precision="fp8") / seconds(own, *shape, peak, precision="fp8")
     assert ratio == pytest.approx(1.2, rel=0.05)
     assert seconds(usual, *shape, peak) == seconds(own, *shape, peak)
+
+
+def test_a_layer_of_experts_takes_its_dispatch_once() -> None:
+    op = ExpertMLP(8, 8.0, 2048, 1024, 3, "bf16", 6 * 2048 * 1024, "bf16", 2)
+    without = plain().seconds(op, "bf16", 1e14)[0]
+    assert plain(dispatch=figure(2e-5)).seconds(op, "bf16", 1e14)[0] == pytest.approx(without + 2e-5)
+
+
+def test_narrow_weights_are_widened_where_the_product_is_wider() -> None:
+    slow = plain(widen=figure(1e9))
+    op = Linear(1, 4096, 4096, "fp8", 4096 * 4096, "fp8", 2)
+    assert slow.seconds(op, "fp8", 1e14) == plain().seconds(op, "fp8", 1e14)
+    assert slow.seconds(op, "bf16", 1e14)[0] > 2 * plain().seconds(op, "bf16", 1e14)[0]

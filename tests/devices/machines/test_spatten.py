@@ -8,8 +8,8 @@ from typing import TypeVar
 
 import pytest
 
-from twofold.devices.machines.a3 import A3, A3Figures
-from twofold.devices.machines.mnnfast import MnnFast, MnnFastFigures
+from twofold.devices.machines.a3 import A3
+from twofold.devices.machines.mnnfast import MnnFast
 from twofold.devices.machines.spatten import EIGHTH, Spatten, SpattenFigures, channels
 from twofold.devices.parts.topk import TopK
 from twofold.ops import Activate, Attention, CacheWrite, Linear, Op, SparseLinear
@@ -136,14 +136,14 @@ def test_a3_skips_work_of_prompts_but_no_reads() -> None:
     assert A3().attention(prompt).joules["dram"] == pytest.approx(
         whole.attention(prompt).joules["dram"], rel=0.01
     )
-    all_of_them = A3(replace(A3Figures(), iterations=1.0))
+    all_of_them = A3(replace(A3.usual, share=1.0))
     assert seconds(all_of_them, prompt) == pytest.approx(seconds(whole, prompt))
 
 
 def test_mnnfast_skips_values_only() -> None:
     """Their products' energy; scores still take every key."""
     prompt = dense(256, 256)
-    few, every = MnnFast(), MnnFast(replace(MnnFastFigures(), kept=1.0))
+    few, every = MnnFast(), MnnFast(replace(MnnFast.usual, share=1.0))
     assert seconds(few, prompt) == seconds(every, prompt)
     assert few.attention(prompt).joules["array"] == pytest.approx(
         0.65 * every.attention(prompt).joules["array"], rel=0.01

@@ -17,10 +17,8 @@ from tests.test_invariants import uses
 from twofold.devices.catalog import get_device, this_cpu_path
 from twofold.report.store import Store
 from twofold.server.settings import ServerSettings
-from twofold.server.snapshot import Snapshot, Watch
+from twofold.server.snapshot import Watch
 
-STEP_DELAY = 0.01
-"""Seconds that each step takes longer, so that an answer can be watched and stopped."""
 KEY = "open-sesame"
 BROWSER = [
     "--no-sandbox",
@@ -53,25 +51,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def watched(settings: ServerSettings) -> FakeService:
-    """A service whose steps take `STEP_DELAY` longer and are watched as a worker's are."""
-    service = fake_service(settings, device="cpu", techniques=uses("copyspec"))
-    service.line.step_delay = STEP_DELAY
-    watch = Watch(service.engine, service.plan)
-    seen: list[Snapshot] = [watch.snapshot()]
-    step = service.engine.step
-
-    def observed() -> Any:
-        outcome = step()
-        watch.observe()
-        seen[:] = [watch.snapshot()]
-        return outcome
-
-    def snapshots() -> dict[str, Snapshot]:
-        return {"worker-0": seen[0] if service.engine.has_work else watch.snapshot()}
-
-    service.engine.step = observed  # type: ignore[method-assign]
-    service.snapshots = snapshots  # type: ignore[method-assign]
-    return service
+    """A service that is watched as a worker is."""
+    return fake_service(settings, watch=Watch, device="cpu", techniques=uses("copyspec"))
 
 
 class Served(NamedTuple):

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from tests.server.fakes import FakeService
 from tests.server.page.conftest import KEY, Served
+from tests.waiting import PATIENCE
 
 VIEWS = ("chat", "results", "explore")
-PATIENCE = 150_000
-"""Milliseconds after which something that should appear has failed to."""
 CONTRAST = """() => {
   const channels = (text) => text.match(/[\\d.]+/g).map(Number);
   const lightness = ([r, g, b]) => {
@@ -51,7 +51,7 @@ class Page:
 
     def __init__(self, context: Any, url: str) -> None:
         self.page = context.new_page()
-        self.page.set_default_timeout(PATIENCE)
+        self.page.set_default_timeout(1e3 * PATIENCE)
         self.url = url
         self.troubles: list[str] = []
         self.page.on("pageerror", lambda error: self.troubles.append(str(error)))
@@ -73,11 +73,11 @@ class Page:
         """Show a view and wait until it has its data."""
         self.page.goto(f"{self.url}/#{view}")
         ready = {
-            "chat": "#serving:text-matches('copyspec')",
+            "chat": "#instruments [role=meter]",  # painted a frame after the server's answer has come
             "results": "#results-table tbody tr",
             "explore": "#figures .card",
         }
-        self.page.wait_for_selector(ready[view])
+        self.page.wait_for_selector(ready[view], state="attached")
         return self.page
 
 
@@ -99,12 +99,12 @@ def make(chromium: Any) -> Iterator[Callable[..., Page]]:
     assert [trouble for page in opened for trouble in page.troubles] == []
 
 
-def until(page: Any, expression: str, arg: Any = None) -> None:
-    """Wait until a JavaScript expression (or a function of `arg`) is true. Playwright's own way of waiting
-    would need eval, which the page's policy forbids."""
-    end = time.monotonic() + PATIENCE / 1000
-    while not page.evaluate(expression, arg):
-        assert time.monotonic() < end, f"it never came true: {expression}"
+def until(page: Any, what: str | Callable[[], object], arg: Any = None) -> None:
+    """Wait until a JavaScript expression (or a function of `arg`) is true, or what a call returns.
+    Playwright's own way of waiting would need eval, which the page's policy forbids."""
+    end = time.monotonic() + PATIENCE
+    while not (page.evaluate(what, arg) if isinstance(what, str) else what()):
+        assert time.monotonic() < end, f"it never came true: {what}"
         page.wait_for_timeout(30)
 
 
@@ -124,39 +124,59 @@ def answered(page: Any, times: int = 1) -> Any:
     return page.locator(".turn.assistant").last
 
 
-def test_an_answer_streams_and_the_instruments_move(make: Callable[..., Page], open_server: Served) -> None:
+@pytest.fixture
+def held(open_server: Served) -> Iterator[FakeService]:
+    """The service with an engine that waits to be told, so that answers are seen while they are made."""
+    open_server.service.hold()
+    yield open_server.service
+    open_server.service.go()
+
+
+SAID = "document.querySelector('.turn.assistant .said')?.textContent.length ?? 0"
+READINGS = "document.querySelectorAll('.live-chart line.error').length"
+
+
+def test_an_answer_streams_and_the_instruments_move(
+    make: Callable[..., Page], open_server: Served, held: FakeService
+) -> None:
     page = make(open_server).open("chat")
     before = page.request.get(f"{open_server.url}/api/live").json()["workers"]["worker-0"]["steps"]
-    say(page, "Hello there", tokens=90)
-    page.wait_for_selector("#stop:not([hidden])")
-    lengths = set()
-    while page.locator("#stop").is_visible():
-        lengths.add(len(page.locator(".turn.assistant .said").inner_text()))
-        page.wait_for_timeout(60)
-    assert len(lengths) > 3, "the text came at once"
+    asked = len(held.jobs)
+    say(page, "Hello there", tokens=240)
+    until(page, lambda: len(held.jobs) > asked)
+    for _ in range(4):  # what a few steps yield is there before others are done, and is a reading
+        length, readings = page.evaluate(SAID), page.evaluate(READINGS)
+        held.allow(6)
+        until(page, f"({SAID}) > {length} && {READINGS} > {readings}")
+    assert page.locator("#stop").is_visible()
+    held.go()
     reply = answered(page)
     assert re.search(r"\d+ tokens · [\d.]+ tokens/s · first after", reply.inner_text())
     page.wait_for_selector(".live-chart path.measured")
     page.wait_for_selector(".live-chart path.predicted")
-    assert page.locator(".live-chart line.error").count() >= 2
+    assert page.locator(".live-chart line.error").count() >= 4
     for name in ("measured", "predicted", "error"):
         assert re.search(r"\d", page.locator(f".now.{name}").inner_text()), name
     assert "Median error" in page.locator(".centre .note").inner_text()
     assert re.match(r"[\d.]+", page.locator(".readout .value").first.inner_text())
     until(page, "document.querySelector('.counters').innerText.includes('lookups')")
-    assert page.locator("[role=meter][aria-label='kept for prefixes']").get_attribute("aria-valuenow") != "0"
+    kept = "[role=meter][aria-label='kept for prefixes']"
+    until(page, f"document.querySelector(\"{kept}\").getAttribute('aria-valuenow') !== '0'")
     after = page.request.get(f"{open_server.url}/api/live").json()["workers"]["worker-0"]["steps"]
     assert after - before > 10
 
 
 @pytest.mark.parametrize("how", ["button", "Escape"])
 def test_stopping_ends_the_request_and_keeps_the_text(
-    make: Callable[..., Page], open_server: Served, how: str
+    make: Callable[..., Page], open_server: Served, held: FakeService, how: str
 ) -> None:
     page = make(open_server).open("chat")
-    left = len(open_server.service.left)
+    left, asked = len(held.left), len(held.jobs)
     say(page, "Go on and on", tokens=1500)
-    until(page, "document.querySelector('.turn.assistant .said')?.textContent.length > 5")
+    until(page, "document.querySelector('#stop').hidden === false")
+    until(page, lambda: len(held.jobs) > asked)
+    held.allow(12)
+    until(page, f"({SAID}) > 5")
     if how == "button":
         page.click("#stop")
     else:
@@ -164,12 +184,13 @@ def test_stopping_ends_the_request_and_keeps_the_text(
     reply = answered(page)
     assert "Stopped." in reply.inner_text()
     assert reply.locator(".said").inner_text()
+    until(page, lambda: len(held.left) == left + 1)
+    held.go()
     until(
         page,
         "async () => { const live = await (await fetch('/api/live')).json();"
         " return live.workers['worker-0'].running === 0 && live.workers['worker-0'].used_blocks === 0; }",
     )
-    assert len(open_server.service.left) == left + 1
     say(page, "Again", tokens=4)
     answered(page, 2)
 
@@ -315,10 +336,12 @@ def figure(page: Any, title: str) -> str:
 
 
 def predicted(page: Any, act: Callable[[], Any]) -> Any:
-    """The prediction that follows `act`."""
+    """The prediction that follows `act`, once the page shows it."""
+    settled = "document.querySelector('#figures').getAttribute('aria-busy') === 'false'"
+    until(page, settled)  # whatever was asked before is answered
     with page.expect_response(lambda r: "/api/predict" in r.url) as response:
         act()
-    page.wait_for_timeout(50)
+    until(page, settled)
     return response.value.json()
 
 

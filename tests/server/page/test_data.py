@@ -11,6 +11,7 @@ import httpx
 import pytest
 from tests.report.examples import comparison, result
 from tests.server.page.conftest import KEY, Served
+from tests.waiting import PATIENCE
 
 from twofold.report import svg
 from twofold.server.page.assets import assets
@@ -26,7 +27,7 @@ STATIC = resources.files("twofold.server.page") / "static"
 
 @pytest.fixture(scope="module")
 def client(open_server: Served) -> httpx.Client:
-    return httpx.Client(base_url=open_server.url, timeout=60)
+    return httpx.Client(base_url=open_server.url, timeout=PATIENCE)
 
 
 def post(client: httpx.Client, path: str, **changes: Any) -> httpx.Response:
@@ -96,7 +97,7 @@ def test_live_tells_the_plan_and_every_worker(client: httpx.Client) -> None:
 
 
 def test_data_needs_the_key_and_the_page_does_not(locked_server: Served) -> None:
-    with httpx.Client(base_url=locked_server.url) as client:
+    with httpx.Client(base_url=locked_server.url, timeout=PATIENCE) as client:
         assert client.get("/").status_code == 200
         assert client.get("/page/main.js").status_code == 200
         for path in ("/api/live", "/api/results", "/api/choices"):

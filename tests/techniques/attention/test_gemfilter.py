@@ -193,10 +193,10 @@ def test_sliding_windows(tmp_path: Path) -> None:
     assert GemFilter().selecting_layer(model.spec, [1, 3]) == 1
     assert len(select(model, GemFilter(keep=10), prompt())) == 10
     with pytest.raises(
-        ValueError, match=r"layer 2 of .* has no attention over the whole.*nearest that has is 1"
+        ValueError, match=r"layer 2 of .* does not attend to the whole.*nearest that does is 1"
     ):
         GemFilter(layer=2).check(model.spec)
-    with pytest.raises(ValueError, match=r"layer 9 of .* does not exist; the nearest that has is 3"):
+    with pytest.raises(ValueError, match=r"layer 9 of .* does not exist; the nearest that does is 3"):
         GemFilter(layer=9).check(model.spec)
     sliding = load_checkpoint(str(tiny_hf_dir("mistral", tmp_path))).spec
     with pytest.raises(ValueError, match=r"no layer of .* attends to the whole prompt"):
@@ -204,7 +204,7 @@ def test_sliding_windows(tmp_path: Path) -> None:
 
 
 def test_latent_attention_is_refused() -> None:
-    with pytest.raises(ValueError, match="caches latents"):
+    with pytest.raises(ValueError, match="caches one latent"):
         GemFilter().check(get_spec("deepseek-v3"))
 
 
@@ -214,7 +214,7 @@ def test_dropped_layers_are_stepped_around(tmp_path: Path) -> None:
     drop = LlmDrop(attention_layers=(wanted,))
     model = load(directory, selection=drop.layer_selection())
     assert len(select(model, GemFilter(keep=8), prompt())) == 8
-    with pytest.raises(ValueError, match=rf"layer {wanted} of .* has no attention"):
+    with pytest.raises(ValueError, match=rf"layer {wanted} of .* does not attend"):
         select(model, GemFilter(layer=wanted, keep=8), prompt())
 
 
@@ -222,7 +222,7 @@ def test_dropped_layers_are_stepped_around(tmp_path: Path) -> None:
     ("params", "message"),
     [
         ({"keep": 0}, "keep must be at least 1"),
-        ({"layer": -1}, "counts from 0"),
+        ({"layer": -1}, "layer must be 0 or more"),
         ({"kernel_size": 4}, "kernel_size must be odd"),
         ({"kep": 5}, "unknown parameter 'kep'"),
     ],

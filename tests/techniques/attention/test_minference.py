@@ -164,10 +164,10 @@ def test_calibration_gives_every_head_a_pattern_of_the_target_size() -> None:
     (active,) = engine.actives
     technique = active.technique
     assert isinstance(technique, MInference)
-    assert technique.patterns is not None
+    assert technique.calibration is not None
     spec = tiny_checkpoint().spec
-    assert sorted(technique.patterns) == list(range(spec.num_layers))
-    for patterns in technique.patterns.values():
+    assert sorted(technique.calibration) == list(range(spec.num_layers))
+    for patterns in technique.calibration.values():
         assert len(patterns) == spec.num_heads
         assert {p.keys for p in patterns} == {32}
     assert not technique.needs_calibration
@@ -236,7 +236,7 @@ def test_parameters_are_checked(params: dict[str, Any], message: str) -> None:
 
 
 def test_models_without_whole_keys_are_refused() -> None:
-    with pytest.raises(ValueError, match="latents"):
+    with pytest.raises(ValueError, match="one latent per token"):
         MInference().check(get_spec("deepseek-v3"))
 
 

@@ -123,6 +123,17 @@ def test_short_steps_search_and_long_ones_teach() -> None:
     assert layout.unlinked(Span(1, 50)) == 1
 
 
+def test_a_search_is_expected_to_look_at_what_those_before_it_did() -> None:
+    lay = make_layout()
+    span = Span(1, 400)
+    hosted = lay.hosted(400)
+    assert lay.scanned(span) == lay.top_k
+    lay.expected_share = 0.5
+    assert lay.scanned(span) == round(0.5 * hosted)
+    lay.counters["keys_searched"], lay.keys_scanned = 1000, 250
+    assert lay.scanned(span) == round(0.25 * hosted)
+
+
 def test_bytes_by_memory() -> None:
     cache = make_cache()
     entry = KV_HEADS * 2 * DIM * 4
@@ -201,8 +212,8 @@ def test_the_host_s_memory_is_read_over_its_link() -> None:
     ("changes", "message"),
     [
         ({"top_k": 0}, "top_k must be at least 1"),
-        ({"search_list": 3}, "use 8"),
-        ({"initial": -1}, "must not be negative"),
+        ({"search_list": 3}, "at least top_k \\(8\\)"),
+        ({"initial": -1}, "initial must be at least 0"),
         ({"query_neighbours": 1}, "at least 2"),
     ],
 )

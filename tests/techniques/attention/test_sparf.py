@@ -124,7 +124,7 @@ def test_parameters_are_checked() -> None:
     """By name, with what is allowed."""
     with pytest.raises(ValueError, match="compression must be at least 2"):
         Sparf(compression=1)
-    with pytest.raises(ValueError, match="leaves no element"):
+    with pytest.raises(ValueError, match="compression must be at most"):
         Sparf(compression=500).check(get_spec("llama-2-7b"))
     with pytest.raises(ValueError, match="one latent"):
         Sparf().check(get_spec("deepseek-v3"))

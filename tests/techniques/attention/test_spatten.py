@@ -8,9 +8,11 @@ from tests.tiny import tiny_checkpoint, tiny_engine
 
 from twofold.devices.torch_device import TorchDevice
 from twofold.engine.request import SamplingParams
+from twofold.jobs.steps import StepPredictor
 from twofold.models.cache import CacheSize, Heads
 from twofold.models.step import StepInput
 from twofold.ops.attention import Span
+from twofold.plan import Plan
 from twofold.techniques.attention.spatten import Spatten
 from twofold.techniques.attention.spatten_cache import SpattenCache
 from twofold.techniques.attention.spatten_cascade import _HEAD_STEPS, _TOKEN_STEPS, Cascade, left
@@ -76,7 +78,8 @@ def test_attention_equals_that_over_what_is_left(threshold: float) -> None:
         q, k, v = (torch.randn(1, n, 16) for n in (4, 2, 2))
         got = cache.attend(device, step, q, k, v)
         assert got is not None
-        count, num_heads = cascade.num_entries(layer, entries, 1), cascade.num_heads(layer, 4)
+        what = cascade.left(cascade.parts(step.spans), layer, 2)
+        count, num_heads = what.counts[0], cascade.num_heads(layer, 4)
         if count < len(alive):
             alive = sorted(
                 sorted(alive, key=lambda e: -importance[e] if e < entries - 1 else -torch.inf)[:count]
@@ -89,7 +92,7 @@ def test_attention_equals_that_over_what_is_left(threshold: float) -> None:
         for head in heads:
             weights = (keys[:, head // 2] @ q[0, head] * HEADS.scale).softmax(0)
             importance[at] += weights
-            best = weights.topk(cascade.num_values(count)).indices
+            best = weights.topk(what.values[0]).indices
             want[head] = weights[best] @ values[best, head // 2]
             outputs[head] += want[head].abs().mean()
         assert torch.allclose(got.view(4, 16), want, atol=1e-5)
@@ -132,3 +135,21 @@ def test_mistakes_are_told() -> None:
         Spatten(threshold=2.0)
     with pytest.raises(ValueError, match="whole context"):
         Spatten().check(tiny_checkpoint("gemma3").spec)
+
+
+def test_layers_that_prune_alike_are_charged_together() -> None:
+    """Seven depths of the source's workload differ; attention costs what it does layer by layer."""
+    plan = Plan.from_dict({"model": "gpt2-medium", "device": "spatten", "techniques": ["spatten"]})
+    steps, apart = StepPredictor(plan, "spatten"), StepPredictor(plan, "spatten")
+    layers = [layer for stage in apart.engine.runner.model.stages for layer in stage]
+    assert len(layers) == 24
+    assert len({layer.signature for layer in layers}) == 7
+    for layer in layers:
+        layer.signature = layer.index
+    spans = [Span(1, 900), Span(4, 301), Span(200, 200)]
+    for each in (steps, apart):
+        each.step(spans)
+    together, one_by_one = (each.device.totals["attention"] for each in (steps, apart))
+    assert together.calls == one_by_one.calls == 24 * 4
+    assert together.seconds == pytest.approx(one_by_one.seconds)
+    assert together.joules == pytest.approx(one_by_one.joules)

@@ -129,5 +129,5 @@ def test_parameters_are_checked(params: dict[str, int], message: str) -> None:
 
 
 def test_heads_must_divide_into_blocks() -> None:
-    with pytest.raises(ValueError, match="is no multiple of block=48; use block=16"):
+    with pytest.raises(ValueError, match="is not a multiple of block=48; use block=16"):
         BfpOutlierReorder(block=48).check(tiny_checkpoint("llama").spec)

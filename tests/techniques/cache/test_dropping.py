@@ -421,7 +421,7 @@ def test_scoring_drops_as_generation_does() -> None:
         ("snapkv", {"kernel_size": 4}, "use 5"),
         ("snapkv", {"window_size": 64, "max_capacity_prompt": 64}, "more than window_size"),
         ("h2o", {"heavy_ratio": 0.0}, "between 0 and 1"),
-        ("h2o", {"heavy_ratio": 0.6, "recent_ratio": 0.6}, "1.2 together"),
+        ("h2o", {"heavy_ratio": 0.6, "recent_ratio": 0.6}, "at most 1 together, not 1.2"),
         ("elastic-cache", {"ratio": 1.0}, "between 0 and 1"),
     ],
 )

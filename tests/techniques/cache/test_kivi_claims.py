@@ -39,3 +39,11 @@ def test_every_claim_can_be_set_up() -> None:
     rows = build_ledger([Claims("kivi", "technique", Kivi.claims)])
     assert {row.verdict for row in rows} <= {"reproduced", "direction"}
     assert all(row.ours is not None for row in rows)
+
+
+def test_what_a_step_copies() -> None:
+    assert kivi._copied(None, 300) == 300 * FP16  # all of it, for one entry more
+    # 300 tokens at residual 128: 44 keys and 2 × 128 values in full, 172 packed values in every step, and 256
+    # packed keys in one of 128.
+    packed = (172 + 256 / 128) * 3 / 16
+    assert kivi._copied(128, 300) == pytest.approx((44 + 2 * 128 + packed) * FP16 / 2)

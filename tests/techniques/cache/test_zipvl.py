@@ -11,10 +11,11 @@ from twofold.models.cache import CacheSize, Heads
 from twofold.models.step import StepInput
 from twofold.ops.attention import Span
 from twofold.techniques.cache.zipvl import ZipVL
-from twofold.techniques.cache.zipvl_cache import ZipCache, Zipped
+from twofold.techniques.cache.zipvl_cache import ZipCache
 from twofold.techniques.cache.zipvl_codes import quantise_rows, widen_rows
 from twofold.techniques.cache.zipvl_ops import ZipAttention, zip_attention
 from twofold.techniques.cache.zipvl_select import SelectImportant, important, probe_rows, select_important
+from twofold.techniques.cache.zipvl_store import Zipped
 
 HEADS = Heads(4, 2, 16, 16, 0.25, None, None, "fp32", 4)
 

@@ -149,7 +149,7 @@ def test_calibration_drops_what_changes_its_input_least(tmp_path: Path) -> None:
         assert technique.needs_calibration
         learned = technique.calibrate(model, device, tokens().tolist())
         assert not learned.needs_calibration
-        found = learned.similarities
+        found = learned.calibration
         assert found is not None
         for kind, scores in expected.items():
             assert found.of(kind) == pytest.approx(scores, abs=1e-5)

@@ -71,6 +71,13 @@ def test_unmapping_keeps_the_content_and_giving_back_drops_it() -> None:
     assert int(area.sum()) == 0
 
 
+def test_memory_can_be_had_before_it_appears_anywhere() -> None:
+    pages = PhysicalPages(4 * PAGE)
+    pages.hold(PAGE, 2 * PAGE)
+    pages.hold(PAGE, PAGE)
+    assert pages.resident_bytes == 2 * PAGE
+
+
 def test_growing_costs_a_call_and_no_copy() -> None:
     pages, area = PhysicalPages(4 * PAGE), reserve((4 * PAGE,), torch.uint8, torch.device("cpu"))
     at = area.data_ptr()

@@ -147,7 +147,15 @@ def test_short_memory(name: str, preemption: str) -> None:
     limits = {"max_num_seqs": 4, "max_num_batched_tokens": 64, "max_context": 256, "preemption": preemption}
     asked = [p[:40] for p in prompts(6, seed=6, longest=60)]
     engine = engine_with(name, engine={**limits, "cache_blocks": 7})
-    assert tokens(engine, asked, 60) == tokens(tiny_engine(engine=limits), asked, 60)
+    params = SamplingParams(max_tokens=60, ignore_eos=True)
+    requests = [engine.add(prompt, params) for prompt in asked]
+    pager = pager_of(engine)
+    assert pager.storage is not None
+    while engine.has_work:
+        engine.step()
+        pager._wait()
+        assert pager.storage.pages.resident_bytes == pager.counters["resident_bytes"]
+    assert [r.output_ids for r in requests] == tokens(tiny_engine(engine=limits), asked, 60)
     assert engine.scheduler.num_preempted > 0, "memory was never short: nothing was tested"
 
 

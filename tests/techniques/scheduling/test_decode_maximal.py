@@ -61,5 +61,5 @@ def test_a_smaller_budget_is_cut_to_a_tile():
 def test_wrong_parameters():
     with pytest.raises(ValueError, match="chunk_size"):
         DecodeMaximal(0)
-    with pytest.raises(ValueError, match="the nearest that does: 20"):
+    with pytest.raises(ValueError, match="the nearest that does is 20"):
         DecodeMaximal(100, 17)

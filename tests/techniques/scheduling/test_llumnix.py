@@ -94,8 +94,8 @@ def test_scaling_takes_fewer_instances_for_a_light_load() -> None:
 def test_wrong_parameters() -> None:
     for params, match in (
         ({"instances": 1}, "from 2 up"),
-        ({"migrate_out": 70.0}, "must not be above migrate_in"),
-        ({"scale_up": 90.0}, "must not be above scale_down"),
+        ({"migrate_out": 70.0}, "migrate_out must be at most migrate_in"),
+        ({"scale_up": 90.0}, "scale_up must be at most scale_down"),
         ({"interval": -1.0}, "0 seconds or more"),
     ):
         with pytest.raises(ValueError, match=match):

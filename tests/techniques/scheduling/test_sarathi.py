@@ -157,7 +157,7 @@ def test_wrong_parameters_are_refused_by_name(name: str, value: object) -> None:
 
 
 def test_a_chunk_of_broken_tiles_is_refused_with_the_nearest() -> None:
-    with pytest.raises(ValueError, match="take chunk 256"):
+    with pytest.raises(ValueError, match="use chunk=256"):
         make_technique("sarathi", {"chunk": 300})
 
 

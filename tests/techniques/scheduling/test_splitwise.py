@@ -12,7 +12,7 @@ from tests.fleet.harness import tiny_fleet
 
 from twofold.devices.links import Link
 from twofold.fleet.load import Load
-from twofold.fleet.policy import Arrival
+from twofold.fleet.policy import Arrival, Onward
 from twofold.fleet.wire import Computed, Wire
 from twofold.jobs.predict import predict_plan
 from twofold.plan import Plan
@@ -40,12 +40,14 @@ def test_prompts_go_to_the_shortest_queue_and_tokens_to_the_freest_memory() -> N
     assert policy._assigned["b"][1] == 3
     policy.dispatch(Arrival("c", 16, 0), members)
     assert policy._assigned["c"][1] == 2
+    assert policy.goes_on("a") == Onward(3, 512)
 
 
 def test_machines_help_the_loaded_pool_and_return() -> None:
     policy = pools()
     loaded = [machine(990, waiting=3), machine(995, waiting=3), machine(5), machine(1)]
     assert policy.dispatch(Arrival("a", 64, 0), loaded) == 3
+    assert policy.goes_on("a") == Onward(2, 512)
     assert policy.mixed_pool == [3]
     assert policy.counters["joined_mixed_pool"] == 1
     idle = [machine(), machine(), machine(), machine()]
@@ -58,13 +60,13 @@ def test_machines_help_the_loaded_pool_and_return() -> None:
 def test_layers_are_sent_while_later_ones_are_computed() -> None:
     link = Link(bandwidth=100.0, latency=0.0)
     # 10 layers in 10 s, 100 bytes: 1 s of sending, of which a tenth is left when the prompt is done.
-    assert Wire(link).send(100, 0, 1, 10.0) == pytest.approx(11.0)
-    assert Wire(link).send(100, 0, 1, 10.0, Computed(0.0, 10.0, 10)) == pytest.approx(10.1)
+    assert Wire(link).send(100, 0, 1, 10.0).due == pytest.approx(11.0)
+    assert Wire(link).send(100, 0, 1, 10.0, Computed(0.0, 10.0, 10)).due == pytest.approx(10.1)
     # 20 s of sending outlast the prompt: they begin with its first layer.
-    assert Wire(link).send(2000, 0, 1, 10.0, Computed(0.0, 10.0, 10)) == pytest.approx(21.0)
+    assert Wire(link).send(2000, 0, 1, 10.0, Computed(0.0, 10.0, 10)).due == pytest.approx(21.0)
     wire = Wire(link)
     wire.send(100, 0, 1, 0.0)
-    assert wire.send(100, 0, 2, 0.0) == pytest.approx(2.0)  # one after the other from one machine
+    assert wire.send(100, 0, 2, 0.0).due == pytest.approx(2.0)  # one after the other from one machine
 
 
 def test_prompts_are_computed_here_and_tokens_there() -> None:

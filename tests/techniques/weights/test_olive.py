@@ -11,8 +11,9 @@ from tests.tiny import tiny_engine
 
 from twofold.claims.ledger import resolve
 from twofold.engine.request import SamplingParams
-from twofold.techniques.weights.olive import Olive, OvpMatrix
+from twofold.techniques.weights.olive import Olive
 from twofold.techniques.weights.outlier_victim import FLINT4, INT4, INT8, PairType, find_scales
+from twofold.techniques.weights.ovp_matrix import OvpMatrix
 
 TYPES = [INT4, FLINT4, INT8]
 

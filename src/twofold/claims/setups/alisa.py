@@ -2,8 +2,11 @@
 of its figure 9; OPT-6.7B and OPT-13B on a V100 with 32 GB, OPT-30B and LLaMA-33B on an H100 with 80 GB, all
 in fp16 with 20 GB/s to the host.
 
-FlexGen keeps all weights on the GPU, as the source has it do, and the caches of as many layers as fit; vLLM
-is the engine alone, where requests wait for room. ALISA has the source's caching ratio and codes; p1 is the
+FlexGen keeps all weights on the GPU, as the source has it do, and the caches of as many layers as fit; to the
+rest the host attends, as FlexGen's own search for a policy has it (experimental/cost_model.py,
+cpu_cache_compute): what then crosses the link is too little to count, and the host's memory is what is read.
+Which processor the source has could not be read: a Xeon Gold 6154 is assumed. vLLM is the engine alone, where
+requests wait for room. ALISA has the source's caching ratio and codes; p1 is the
 most that fits beside the inputs of what is deleted, which is searched for as the source does. Throughput
 counts generated tokens over the time of prompts and generation.
 """
@@ -19,6 +22,8 @@ from twofold.devices.base import Device
 from twofold.devices.catalog import get_device
 from twofold.devices.cluster import Cluster
 from twofold.devices.figures import Figure
+from twofold.devices.registry import make_device
+from twofold.devices.roofline import Roofline
 from twofold.engine.build import build_engine
 from twofold.engine.engine import Engine
 from twofold.engine.memory import DoesNotFitError
@@ -34,16 +39,27 @@ _PLACES = (
     ("opt-30b", "h100-pcie"),
     ("llama-33b", "h100-pcie"),
 )
+_LINK = 20e9
+"""Bytes/s between GPU and host."""
+_HOST = "xeon-6154"
 _DELETED = (0, 64, 128)
 """Tokens of a sequence that phase III may delete, of which the best number is taken."""
 
 
-def _device(name: str) -> Device:
-    """The device with the source's link to the host."""
+def _host_bandwidth() -> float:
+    """Bytes/s at which the host's processor goes through its memory."""
+    host = make_device(_HOST)
+    assert isinstance(host, Roofline)
+    return host.bandwidth
+
+
+def _device(name: str, to_host: float = _LINK) -> Device:
+    """The device, with bytes/s at which a cache on the host is gone through: by the source's link where the
+    device attends."""
     file = get_device(name)
     assert file.host is not None
     source = {"alisa": "arXiv:2403.17312, section VI.A"}
-    host = file.host.model_copy(update={"bandwidth": Figure(value=20e9, source="alisa")})
+    host = file.host.model_copy(update={"bandwidth": Figure(value=to_host, source="alisa")})
     return Cluster(file.model_copy(update={"host": host, "sources": file.sources | source})).rank()
 
 
@@ -54,9 +70,9 @@ class _Place:
     model: str
     device: str
 
-    def engine(self, technique: str, *, together: bool) -> Engine:
+    def engine(self, technique: str, *, together: bool, to_host: float = _LINK) -> Engine:
         """An engine with `technique` ("": none). together: DoesNotFitError where not all requests fit at
-        their full length."""
+        their full length; to_host: see `_device`."""
         limits = {"max_num_seqs": _BATCH, "max_context": _LENGTH, "block_size": _BLOCK}
         if together:
             limits["cache_blocks"] = _BATCH * _LENGTH // _BLOCK
@@ -69,11 +85,11 @@ class _Place:
                 "engine": limits,
             }
         )
-        return build_engine(plan, _device(self.device), get_spec(self.model))
+        return build_engine(plan, _device(self.device, to_host), get_spec(self.model))
 
-    def seconds(self, technique: str, *, together: bool) -> float:
+    def seconds(self, technique: str, *, together: bool, to_host: float = _LINK) -> float:
         """From the arrival of all prompts to the last token of all."""
-        engine = self.engine(technique, together=together)
+        engine = self.engine(technique, together=together, to_host=to_host)
         params = SamplingParams(max_tokens=_OUTPUT, ignore_eos=True)
         engine.play((0.0, _PROMPT, params) for _ in range(_BATCH))
         engine.check_techniques()
@@ -101,7 +117,7 @@ class _Place:
                 return ""
             return f"flexgen-offload:weights_device=1,cache_device={device_layers / layers}"
 
-        return self.seconds(uses(self.most(uses, layers) or 0), together=True)
+        return self.seconds(uses(self.most(uses, layers) or 0), together=True, to_host=_host_bandwidth())
 
     def alisa(self, deleted: int) -> float | None:
         """Seconds where phase III, once they are on the host, deletes so many tokens; None: does not fit."""
@@ -161,9 +177,9 @@ def over_flexgen() -> Outcome:
     ratios, how = _speeds("flexgen")
     return Outcome(
         (max(ratios), max(ratios)),
-        "FlexGen reads what does not fit over the link in every step, ALISA what is chosen of it; there "
-        "FlexGen can attend on the CPU to what lies on the host, which is not modelled, and the source's "
-        "engine takes longer for what it does on the GPU, on both sides of the ratio",
+        "the host attends to what does not fit on the GPU, at the pace of its memory, while ALISA fetches "
+        "the fifth that it chose: the more lies on the host, the larger the ratio. What the source's own "
+        "engine takes beside this, which would bring all ratios down, is not known; the processor is assumed",
         how,
     )
 
@@ -173,8 +189,9 @@ def over_vllm() -> Outcome:
     ratios, how = _speeds("vllm")
     return Outcome(
         (max(ratios), max(ratios)),
-        "requests that find no room wait, in batches that still read all weights once a step; ALISA has all "
-        "of them go on at once, with entries of half the size and a fifth of the attention",
+        "with vLLM requests that find no room wait, in batches that still read all weights once a step; "
+        "with ALISA all run at once, with cache entries of half the size and a fifth of the attention. What "
+        "the source's own engine takes beside this is not known",
         how,
     )
 
@@ -187,8 +204,8 @@ def recomputation() -> Outcome:
     seconds = ", ".join(f"{s:.1f} s with {deleted} tokens deleted" for deleted, s in times.alisa.items())
     return Outcome(
         (ratio, ratio),
-        "fetching what is chosen on the host takes a few percent of a step, as one copy brings it for all "
-        "requests; computing it again reads the projection's weights in every step, and inputs take memory "
-        "in which half as many entries would need neither",
+        "one copy brings the chosen entries of all requests, so that fetching takes a few percent of a step "
+        "and there is little to save; computing entries again reads the weights of the projections and keeps "
+        "their inputs in memory. The source's fetching presumably gathers tokens one by one on the host",
         f"predicted: opt-30b on h100-pcie, batch of 64, 128 tokens in, 512 out: {seconds}",
     )

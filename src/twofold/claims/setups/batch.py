@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from twofold.devices.modelled import ModelledDevice
 from twofold.devices.registry import make_device
 from twofold.engine.build import build_engine
 from twofold.engine.engine import Engine
 from twofold.engine.request import SamplingParams
 from twofold.models.catalog import get_spec
+from twofold.ops.base import DEVICE
+from twofold.ops.movement import Copy
 from twofold.plan import Plan
 
 
@@ -45,3 +49,15 @@ def predicted_seconds(engine: Engine, load: BatchLoad) -> float:
     engine.play((0.0, load.prompt, params) for _ in range(load.requests))
     engine.check_techniques()
     return engine.clock.now() - start
+
+
+def copying_seconds(engine: Engine, load: BatchLoad, copied: Callable[[int], float]) -> float:
+    """Seconds that a framework which grows a cache by concatenation copies it, over all decode steps of
+    `load`: transformers' DynamicCache.update makes a new tensor of all entries for each token.
+
+    copied: bytes of one request that a step copies where so many of its tokens are cached.
+    """
+    assert isinstance(engine.device, ModelledDevice)
+    nbytes = load.requests * sum(map(copied, range(load.prompt, load.prompt + load.output - 1)))
+    op = Copy(round(nbytes), DEVICE, DEVICE)
+    return engine.device.charge(op, op.cost()).seconds

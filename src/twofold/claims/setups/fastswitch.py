@@ -69,8 +69,8 @@ def _served(requests: Sequence[Request]) -> Served:
 
 def _outcome(ratio: float, what: str, unit: str, fast: float, plain: float) -> Outcome:
     why = (
-        "lengths and rate are not the paper's trace, which is not public; the baseline here already copies a "
-        "block's keys or values in one transfer at the link's rate, so that little is left to gain"
+        "the paper's trace is not public: lengths and rate are assumed. The baseline here already copies the "
+        "keys or values of a block in one transfer, at the link's rate, so that little is left to gain"
     )
     found = f"{what} {fast:.3g} {unit}, plain {plain:.3g} {unit}"
     how = f"predicted on {DEVICE}, {COUNT} requests at {RATE:g}/s: {found}"

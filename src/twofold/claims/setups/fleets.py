@@ -13,6 +13,7 @@ from twofold.fleet.build import build_fleet
 from twofold.fleet.fleet import Fleet
 from twofold.fleet.policy import Arrival, FleetPolicy, Member, Move, Stages
 from twofold.models.catalog import get_spec
+from twofold.models.spec import ModelSpec
 from twofold.plan import Plan
 from twofold.workloads.workload import read_trace
 
@@ -23,7 +24,6 @@ class Staying:
     """A FleetPolicy under which requests stay where they began: in turn, or at the shortest queue."""
 
     stages: Stages | None = None
-    layerwise_from: int | None = None
 
     def __init__(self, instances: int, *, in_turn: bool) -> None:
         self.name = "round-robin" if in_turn else "shortest-queue"
@@ -39,6 +39,9 @@ class Staying:
             return (self.counters["dispatched"] - 1) % len(members)
         return min(range(len(members)), key=lambda n: members[n].load.pending_tokens)
 
+    def goes_on(self, id: str | int) -> None:
+        """Nowhere else."""
+
     def moves(self, members: Sequence[Member], now: float) -> list[Move]:
         """None ever."""
         del members, now
@@ -53,7 +56,7 @@ class Staying:
 
 
 def predicted_fleet(
-    model: str,
+    model: str | ModelSpec,
     device: str,
     techniques: list[dict[str, Any]],
     policy: FleetPolicy | None = None,
@@ -64,9 +67,10 @@ def predicted_fleet(
 ) -> Fleet:
     """Instances of `model` in fp16 on `tp` of the modelled `device` each. context: where requests are longer
     than the model was made for; `limits` are keys of the plan's engine section."""
+    spec = get_spec(model) if isinstance(model, str) else model
     plan = Plan.from_dict(
         {
-            "model": model,
+            "model": spec.name,
             "precision": "fp16",
             "techniques": techniques,
             "parallel": {"tp": tp},
@@ -74,7 +78,6 @@ def predicted_fleet(
             "engine": {"prefix_caching": False, **limits},
         }
     )
-    spec = get_spec(model)
     spec = replace(spec, max_context=context or spec.max_context)
     return build_fleet(plan, spec, device=device, policy=policy)
 

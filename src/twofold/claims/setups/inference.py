@@ -32,14 +32,18 @@ def inference(
     requests: int = 1,
 ) -> Inference:
     """`requests` of `prompt` and `output` tokens under the scheduler and with the host time of the software
-    `serving`. A model's context is taken to be as long as they are, since some sources go past it."""
+    `serving`; "plain" reads a prompt in one piece. A model's context is taken to be as long as they are,
+    since some sources go past it."""
+    engine_plan = {"max_num_seqs": requests, "max_context": prompt + output, "serving": serving}
+    if serving == "plain":
+        engine_plan["max_num_batched_tokens"] = prompt * requests
     plan = Plan.from_dict(
         {
             "model": model,
             "precision": precision,
             "parallel": {"tp": device.ranks},
             "workload": {"requests": requests, "prompt": prompt, "output": output},
-            "engine": {"max_num_seqs": requests, "max_context": prompt + output, "serving": serving},
+            "engine": engine_plan,
         }
     )
     spec = get_spec(model)

@@ -45,8 +45,10 @@ def over_flashattention_2() -> Outcome:
     ours = mean(found.values())
     return Outcome(
         (ours, ours),
-        f"from {min(found.values()):.2f} (heads times batch fill the units) to {max(found.values()):.2f}; "
-        "the mean is that of the grid, and the source's is not known",
+        f"from {min(found.values()):.2f} (where heads times batch fill the units) to "
+        f"{max(found.values()):.2f}. The source does not list the grid that it averages over, and its "
+        "FlashAttention-2 presumably computes a whole tile of rows for a single query, so that a unit reads "
+        "more slowly than it could",
         _HOW,
     )
 
@@ -58,8 +60,9 @@ def over_flashattention_2_512k() -> Outcome:
     ours = best[heads, batch, 524_288]
     return Outcome(
         (ours, ours),
-        f"at {heads} heads and a batch of {batch}: so many of 108 units work where keys are not cut, each as "
-        "fast as one can read",
+        f"at {heads} heads and a batch of {batch}: where keys are not split, as many of 108 units work, each "
+        "as fast as one can read, which is faster than its share of the memory. The source is near 108 / 12, "
+        "as if each had its share alone",
         _HOW,
     )
 
@@ -70,7 +73,7 @@ def over_flash_decoding() -> Outcome:
     ours = mean(found.values())
     return Outcome(
         (ours, ours),
-        f"from {min(found.values()):.2f} to {max(found.values()):.2f}: what even dealing saves is the idle "
-        "part of the last round of units, and the kernel that adds up the parts",
+        f"from {min(found.values()):.2f} to {max(found.values()):.2f}: dealing tiles out evenly saves what "
+        "units idle in the last round, and the kernel that adds up the parts; the source's grid is not known",
         _HOW,
     )

@@ -44,8 +44,9 @@ def speedup_llama_2_70b() -> Outcome:
         [_FOUR_BITS],
         40,
         f"attention sublayers hold {share:.0%} of a layer's weights and little cache (8 KV heads), so "
-        "that half of them do not take a third of a step that is bound by memory; a framework whose time "
-        "goes by the number of kernels, of which attention has most, would gain more",
+        "that half of them are not a third of a step that is bound by memory. The source's script "
+        "(benchmark_speed.py) launches kernel by kernel, by default for one request: there time goes by the "
+        "number of kernels, of which attention has most",
     )
 
 

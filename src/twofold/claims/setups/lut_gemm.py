@@ -28,9 +28,9 @@ def latency_opt_175b() -> Outcome:
     looked_up = _token("lut-gemm:q=3,g=1024,mu=8")
     return Outcome(
         (widened / looked_up, widened / looked_up),
-        "both read 3 bits a weight and little else; what differs is that widening takes the units longer "
-        "than memory takes to deliver, by the rate that the best published 4-bit kernels reach; OPTQ's own "
-        "reached a part of that",
+        "both read 3 bits a weight and little else; widening takes the units longer than the memory takes to "
+        "deliver. It is charged at the rate of the best published 4-bit kernels; OPTQ's own 3-bit kernel "
+        "presumably reaches a part of that",
         f"predicted: OPT-175B on the roofline model of an A100 SXM 80 GB, one sequence: {widened * 1e3:.1f} "
         f"ms a token widened, {looked_up * 1e3:.1f} ms from tables of 8",
     )

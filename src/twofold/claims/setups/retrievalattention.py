@@ -42,8 +42,9 @@ def token_seconds() -> Outcome:
     seconds = (_seconds(_OUTPUTS) - _seconds(1)) / (_OUTPUTS - 1)
     return Outcome(
         (seconds, seconds),
-        "weights are read in 17 ms; searches are charged by the bytes that they read, where a processor's "
-        "walks wait for memory at every step; the linking of new keys, which the source leaves out, is in it",
+        "weights are read in 17 ms. Searches are charged by the bytes that they read over the link; on the "
+        "source's processor a walk through a graph waits for memory at every step. Linking new keys into the "
+        "graph, which the source leaves out, is in it",
         f"predicted: {_SETTING}, {_CONTEXT} tokens, 2 % of the keys looked at by each search",
     )
 

@@ -42,8 +42,9 @@ def prefill() -> Outcome:
     ratio = plain / zipped
     return Outcome(
         (ratio, ratio),
-        "attention shrinks with the square of the important share, which is that of prose on a small model; "
-        "the source has videos, whose tokens repeat each other; projections and MLP do not shrink",
+        "attention shrinks with the square of the share of important tokens; projections and the MLP do not. "
+        "The share is that of prose on a small model: in the source's videos tokens repeat each other, and "
+        "fewer are important",
         f"predicted: {_SETTING}: {plain:.1f} s, with ZipVL {zipped:.1f} s",
     )
 
@@ -54,8 +55,8 @@ def memory() -> Outcome:
     saved = 1 - zipped / plain
     return Outcome(
         (saved, saved),
-        "the cache shrinks to a quarter; weights and the activations of a prompt in one step do not, and "
-        "a model with grouped queries has a small cache beside them",
+        "the cache shrinks to a quarter, weights and the activations of a prompt in one step do not; beside "
+        "them the cache of a model with grouped queries is small",
         f"counted: {_SETTING}: {plain / 1e9:.1f} GB, with ZipVL {zipped / 1e9:.1f} GB",
     )
 

@@ -69,8 +69,10 @@ class ProductEfficiency(Strict):
     the result); feed: bytes/s that one unit draws from the cache; pull: bytes/s that one unit draws from
     memory (its bytes in flight over the latency); split: the least depth of a part; merge: seconds per split
     product; widen: packed weights per second that one unit brings to the precision of the product; joules:
-    energy of a FLOP in 16 bits at full clock, which holds the sustained rate to
-    (power limit / power at full clock) ** throttle of the peak.
+    energy of a FLOP in 16 bits at full clock, which holds the sustained rate to (power limit / power at full
+    clock) ** throttle of the peak; dispatch: seconds of a layer of experts beside its products, in which
+    small kernels that wait for each other rank the tokens by expert, gather them, set up the products and sum
+    up.
     """
 
     matrix: Ratio
@@ -88,6 +90,7 @@ class ProductEfficiency(Strict):
     widen: ElementRate | None = None
     joules: EnergyPerFlop | None = None
     throttle: Ratio | None = None
+    dispatch: Seconds | None = None
 
 
 def _value(figure: Figure | None, neutral: float) -> float:
@@ -121,6 +124,7 @@ class ProductTime:
         self.widen = _value(section.widen, inf)
         self.joules = _value(section.joules, 0.0)
         self.throttle = _value(section.throttle, 0.5)
+        self.dispatch = _value(section.dispatch, 0.0)
         self.vector = machine.vector
         self.power = machine.power
         self.memory_bandwidth = min(machine.memory_bandwidth * section.memory.value, self.units * self.pull)
@@ -147,7 +151,8 @@ class ProductTime:
     ) -> tuple[float, str]:
         """Seconds of the whole op, its matrix FLOP done in `precision` at `peak` FLOP/s, and what bounds it
         ("compute", "memory", "overhead"); resident: bytes that every step goes through."""
-        packed = get_format(op.format).matmul is None
+        multiplied = get_format(op.format).matmul
+        packed = multiplied is None or _WIDTH.get(multiplied, _HALF) < _WIDTH.get(precision, _HALF)
         if isinstance(op, Linear):
             depth, cols = op.depth, op.out_features // op.groups
             if isinstance(op, BitPlaneLinear) and precision == op.compute:
@@ -191,7 +196,7 @@ class ProductTime:
             packed=packed,
             resident=resident,
         )
-        return up + down, bound
+        return up + down + self.dispatch, bound
 
     def passes(self, op: Linear | ExpertMLP) -> tuple[float, float]:
         """Elementwise kernels beside the products, and bytes of activations that go through them.

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from math import ceil
+from typing import ClassVar
 
 from twofold.devices.machine import Peaks
 from twofold.devices.machines.spatten import PAPER, SOURCES, Spatten, SpattenFigures, channels
@@ -28,45 +29,52 @@ SHARED = SOURCES | {
 
 
 @dataclass(frozen=True, slots=True)
-class A3Figures(SpattenFigures):
-    """iterations: in each of which a candidate is picked, as a share of the keys."""
+class SkippingFigures(SpattenFigures):
+    """share: of a query's keys, or values, that are multiplied."""
 
     multipliers: int = 64
     hbm: Dram = field(default_factory=lambda: channels(4))
-    iterations: float = 0.5
+    share: float = 0.5
 
 
 class A3(Spatten):
-    """The modelled machine. `figures`: its numbers."""
+    """The modelled machine. `figures`: its numbers; usual: those of the machine by itself; skips: what it
+    does not multiply."""
 
     name = "a3"
     title = "A3: attention to candidate keys, 128 multipliers at 1 GHz"
     source = "A3, HPCA 2020, arXiv:2002.10941"
-    sources = SHARED | {"iterations": "assumption: half of the keys, the source's conservative setting"}
+    sources = SHARED | {"share": "assumption: half of the keys, the source's conservative setting"}
+    usual: ClassVar[SkippingFigures] = SkippingFigures()
+    skips: ClassVar[str] = "keys"
 
-    figures: A3Figures
+    figures: SkippingFigures
 
-    def __init__(self, figures: A3Figures | None = None, *, tp: int = 1) -> None:
-        super().__init__(figures or A3Figures(), tp=tp)
+    def __init__(self, figures: SkippingFigures | None = None, *, tp: int = 1) -> None:
+        super().__init__(figures or self.usual, tp=tp)
 
     def peaks(self) -> Peaks:
         """Of the work that a dense engine would do: all that the candidates stand for."""
-        dense, share = super().peaks(), min(1.0, self.figures.iterations)
+        dense, share = super().peaks(), min(1.0, self.figures.share)
         rates = {precision: rate / share for precision, rate in dense.flop_per_second.items()}
         return replace(dense, flop_per_second=rates, joules_per_flop=dense.joules_per_flop * share)
 
     def attention(self, op: Attention) -> Work:
         """Over all entries of a dense cache."""
         if type(op) is not Attention:
-            raise self.refusal(op, "it picks keys by itself; plan without a technique for attention")
+            raise self.refusal(op, f"it skips {self.skips} by itself; plan without a technique for attention")
         return super().attention(op)
 
-    def _whole(self, op: Attention, rows: int, keys: int) -> Work:
+    def left(self, keys: int) -> int:
+        """Keys, or values, that are multiplied of so many."""
+        return min(keys, ceil(keys * self.figures.share))
+
+    def _whole(self, op: Attention, rows: int, keys: int) -> list[Work]:
         if op.totals.queries == op.totals.num_seqs:
             return super()._whole(op, rows, keys)
-        candidates = min(keys, ceil(keys * self.figures.iterations))
+        candidates = self.left(keys)
         picking = Work.of("array", rows * candidates / self.figures.hertz)
-        return super()._whole(op, rows, candidates).beside(picking)
+        return [*super()._whole(op, rows, candidates), picking]
 
 
 MACHINE = A3

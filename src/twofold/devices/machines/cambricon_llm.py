@@ -20,6 +20,7 @@ from twofold.devices.parts.arithmetic import arithmetic_of
 from twofold.devices.parts.energy import Process
 from twofold.devices.parts.in_flash import DieCore, InFlash, Split, tile_of
 from twofold.devices.parts.nand import Nand, NandEnergy, NandShape, NandTiming, usual_energy
+from twofold.devices.parts.sram import Sram
 from twofold.devices.parts.systolic import Product, SystolicArray
 from twofold.devices.parts.vector_unit import ADD, MUL, VectorUnit, softmax
 from twofold.devices.parts.work import NOTHING, Work
@@ -45,6 +46,7 @@ SOURCES = {
     "array.arrays": f"{PAPER}, section VII-A: as many as make its 2 TOPS; assumption: as fast on 16 bits",
     "array.joules": "assumption: an INT8 multiply-accumulate at 7 nm (`parts.energy`); the paper has none",
     "sfu": "assumption: 64 lanes at the array's clock, FP16 at 7 nm (`parts.energy`); no unit counts found",
+    "sram": "assumption: 1 MiB at 7 nm (`parts.energy`), as fast as the lanes take two numbers and give one",
     "dram_bytes": f"{PAPER}, table V: 2 GB",
     "dram_bandwidth": f"{PAPER}, section VII-A: about 40 GB/s of LPDDR5X",
     "dram_joules": "devices/catalog/shared/energy.yaml: lpddr5",
@@ -61,7 +63,7 @@ class CambriconFigures:
     """The machine. Defaults: SOURCES says where each comes from.
 
     flash_bytes: for weights; dram_bytes, dram_bandwidth, dram_joules: of the memory of the cache, the last
-    per byte; array, sfu: of the NPU; shared: whether the NPU takes part in products with weights.
+    per byte; array, sfu, sram: of the NPU; shared: whether the NPU takes part in products with weights.
     """
 
     shape: NandShape = field(default_factory=lambda: NandShape(32, 8, 2, 2, 16384))
@@ -77,6 +79,7 @@ class CambriconFigures:
             64, 64, 1e9, mul_joules=_NPU.mul("fp16"), add_joules=_NPU.add("fp16")
         )
     )
+    sram: Sram = field(default_factory=lambda: Sram(1 << 20, 64 * 3 * 2 * 1e9, _NPU.sram_byte(1 << 20)))
     dram_bytes: int = 2_000_000_000
     dram_bandwidth: float = 40e9
     dram_joules: float = 31.4e-12
@@ -142,7 +145,7 @@ class CambriconLlm(Machine):
                 "flash": self.nand.read_joules(pages, split.bus_bytes),
                 "array": macs * f.array.joules,
             },
-            "in-flash" if split.inside else "flash",
+            {"in-flash" if split.inside else "flash": split.seconds},
         )
         # Scales of inputs and outputs, and the sums of what the cores of a row send.
         partial = -(-columns // tile_of(self.nand, bits).columns)
@@ -183,12 +186,13 @@ class CambriconLlm(Machine):
         return Work.of("flash", seconds, joules).then(self.elementwise(op))
 
     def elementwise(self, op: Op) -> Work:
-        """On the NPU's SFU."""
+        """On the NPU's SFU, out of its SRAM and back, or of the DRAM where activations do not fit."""
         if isinstance(op, Gather):
             return NOTHING
-        arithmetic = arithmetic_of(op)
+        f, arithmetic, moved = self.figures, arithmetic_of(op), op.cost().bytes_moved
         assert arithmetic is not None
-        return self.figures.sfu.run(arithmetic)
+        work = f.sfu.run(arithmetic).beside(f.sram.move(moved))
+        return work.beside(self._dram(moved)) if moved > f.sram.nbytes else work
 
     def _check(self, op: Linear) -> None:
         if type(op) is not Linear or not op.format.startswith(_FORMATS):

@@ -155,7 +155,8 @@ class Duplex(Machine):
         acts = t.queries * op.heads * (op.head_dim + op.v_dim) + 2 * t.pairs * op.heads
         work = logic.multiply(self.view, op.cache_bytes, macs, op.cache_bytes + acts * op.act_bytes)
         units = op.kv_heads * t.singles
-        return replace(work, seconds=work.seconds * -(-units // logic.stacks) * logic.stacks / units)
+        waited = work * (-(-units // logic.stacks) * logic.stacks / units)
+        return waited._replace(joules=work.joules)
 
     # --- experts ---
 
@@ -177,11 +178,15 @@ class Duplex(Machine):
     def _split(self, op: ExpertMLP, tokens: list[float], logic: Work, few: int, scale: float) -> Work:
         """All experts, the first `few` of which take `logic`."""
         many, rest = len(tokens) - few, round(sum(tokens[few:]))
-        xpu = self.xpu.work(replace(op, pairs=max(1, rest), touched=many * scale)) if many else NOTHING
+        xpu = self.xpu.work(replace(op, pairs=max(1, rest), touched=many * scale)) if many else self._rank()
         if not few:
             return xpu
         sums = self.figures.logic.stacks * sum(tokens[:few]) * op.hidden * op.act_bytes
         return self._together(logic, xpu).then(self.figures.pins.stream(sums))
+
+    def _rank(self) -> Work:
+        """The xPU ranks the tokens by expert, whoever multiplies them."""
+        return Work.of("host", self.xpu.rank.products.dispatch)
 
     def _expert(self, op: ExpertMLP, tokens: float) -> Work:
         """One expert on Logic-PIM, cut over all stacks."""

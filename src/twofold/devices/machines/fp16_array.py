@@ -27,9 +27,7 @@ class Fp16Array(PeArray):
     title = "A systolic array of 16-bit floats"
     source = "the FP16 baseline of MixPE, arXiv:2411.16158, by its own simulator"
     sources = SOURCES
-
-    def __init__(self, figures: ArrayFigures | None = None, *, tp: int = 1) -> None:
-        super().__init__(figures or ArrayFigures(node=28, rows=32, columns=28, lanes=28), tp=tp)
+    usual = ArrayFigures(node=28, rows=32, columns=28, lanes=28)
 
     @property
     def element(self) -> Circuit:

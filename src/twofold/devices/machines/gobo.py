@@ -47,11 +47,9 @@ class Gobo(Fp16Array):
     title = "A GOBO-like array: 3-bit dictionary weights, outliers apart, 16-bit products"
     source = "GOBO, arXiv:2005.03842, as OliVe's baseline, arXiv:2304.07493"
     sources = SOURCES
+    usual = GoboFigures(node=22, rows=32, columns=26, lanes=26)
 
     figures: GoboFigures
-
-    def __init__(self, figures: GoboFigures | None = None, *, tp: int = 1) -> None:
-        super().__init__(figures or GoboFigures(node=22, rows=32, columns=26, lanes=26), tp=tp)
 
     def stored_bytes(self, op: Linear) -> float:
         """Indices, and the outliers with their places."""

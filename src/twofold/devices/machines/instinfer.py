@@ -55,7 +55,8 @@ SOURCES = {
     "pcie_latency, pcie_joules": "devices/catalog: as PCIe of the GPU",
     "write_bandwidth": f"{PAPER}, table III: 3.78 GB/s while prompts are read",
     "channels_per_page": f"{PAPER}, section IV-C: 2 to 8 channels of keys in a page; 2 are 1,024 tokens",
-    "drive_watts": "pugetsystems.com on the Samsung 980 PRO 2 TB: 6.2 W at most; assumption: always",
+    "drive_watts": "AnandTech's review of the Samsung 980 PRO: 3.18 W at most in its lowest state that "
+    "works; assumption: its controller and DRAM, always; pages and buses besides",
 }
 """Where each figure of `InstInferFigures` comes from. The GPU's are in devices/catalog/a6000.yaml."""
 
@@ -66,7 +67,8 @@ class InstInferFigures:
 
     gemv_flops: FLOP/s of a drive's products with keys and values; filter_bandwidth: bytes/s that a channel's
     controller picks entries out of; engine_joules: of a FLOP; write_bandwidth, write_joules: of a byte into
-    flash; channels_per_page: elements of a key whose tokens share a page, in the second copy of the keys.
+    flash; channels_per_page: elements of a key whose tokens share a page, in the second copy of the keys;
+    drive_watts: of a drive that is awake and reads nothing.
     """
 
     drives: int = 1
@@ -83,7 +85,7 @@ class InstInferFigures:
     pcie_joules: float = 52e-12
     write_bandwidth: float = 3.78e9
     channels_per_page: int = 2
-    drive_watts: float = 6.2
+    drive_watts: float = 3.18
 
     def __post_init__(self) -> None:
         for name in (

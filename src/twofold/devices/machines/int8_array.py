@@ -57,9 +57,7 @@ class Int8Array(IntegerArray):
     title = "A systolic array of 8-bit integers"
     source = "the INT8 baseline of MixPE, arXiv:2411.16158, by its own simulator"
     sources = SOURCES
-
-    def __init__(self, figures: ArrayFigures | None = None, *, tp: int = 1) -> None:
-        super().__init__(figures or ArrayFigures(node=28, rows=32, columns=32, lanes=32), tp=tp)
+    usual = ArrayFigures(node=28, rows=32, columns=32, lanes=32)
 
     @property
     def element(self) -> Circuit:

@@ -38,9 +38,7 @@ class MixPe(IntegerArray):
     source = "MixPE, arXiv:2411.16158, by its own simulator"
     sources = SOURCES
     bits: ClassVar[tuple[int, int]] = (WEIGHT_BITS, INPUT_BITS)
-
-    def __init__(self, figures: ArrayFigures | None = None, *, tp: int = 1) -> None:
-        super().__init__(figures or ArrayFigures(node=28, rows=64, columns=64, lanes=64), tp=tp)
+    usual = ArrayFigures(node=28, rows=64, columns=64, lanes=64)
 
     @property
     def element(self) -> Circuit:

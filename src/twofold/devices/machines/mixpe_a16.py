@@ -27,9 +27,7 @@ class MixPeA16(PeArray):
     title = "MixPE: 4-bit weights times 16-bit activations by shifting and adding"
     source = "MixPE, arXiv:2411.16158, by its own simulator"
     sources = SOURCES
-
-    def __init__(self, figures: ArrayFigures | None = None, *, tp: int = 1) -> None:
-        super().__init__(figures or ArrayFigures(node=28, rows=32, columns=32, lanes=32), tp=tp)
+    usual = ArrayFigures(node=28, rows=32, columns=32, lanes=32)
 
     @property
     def element(self) -> Circuit:

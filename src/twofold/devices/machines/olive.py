@@ -46,9 +46,7 @@ class Olive(IntegerArray):
     source = "OliVe, arXiv:2304.07493; sizes of the simulator in its repository"
     sources = SOURCES
     bits: ClassVar[tuple[int, int]] = (_BITS, _BITS)
-
-    def __init__(self, figures: ArrayFigures | None = None, *, tp: int = 1) -> None:
-        super().__init__(figures or ArrayFigures(node=22, rows=64, columns=64, lanes=64), tp=tp)
+    usual = ArrayFigures(node=22, rows=64, columns=64, lanes=64)
 
     @property
     def element(self) -> Circuit:

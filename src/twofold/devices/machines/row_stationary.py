@@ -144,13 +144,14 @@ class RowStationaryArray(DenseArray):
 
     def _on_array(self, op: Conv2d) -> Work:
         done, j = self.array.convolution(op), self.figures.joules
+        seconds = done.cycles / self.figures.hertz
         return Work(
-            done.cycles / self.figures.hertz,
+            seconds,
             {
                 "array": op.macs * j.mac + done.registers * j.register + done.network * j.network,
                 "sram": done.buffer * j.buffer,
             },
-            "array",
+            {"array": seconds},
         )
 
     def mapped(self, op: Conv2d) -> Pass:
@@ -159,7 +160,7 @@ class RowStationaryArray(DenseArray):
 
     def buffer(self, nbytes: float) -> Work:
         """See `DenseArray.buffer`."""
-        return Work(0.0, {"sram": nbytes / ELEMENT * self.figures.joules.buffer}, "sram")
+        return Work(0.0, {"sram": nbytes / ELEMENT * self.figures.joules.buffer})
 
     def dram(self, nbytes: float) -> Work:
         """See `DenseArray.dram`."""

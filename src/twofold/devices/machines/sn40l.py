@@ -250,7 +250,7 @@ class Sn40l(Machine):
         f = self.figures
         moved = sum(read + written for role, read, written, _ in cost.traffic if role == "activations")
         joules = {"array": cost.flop * f.flop_joules, "sram": moved * f.sram_joules}
-        return Work(cost.flop / f.flop, joules, "array")
+        return Work(cost.flop / f.flop, joules, {"array": cost.flop / f.flop})
 
     def _stream(self, nbytes: float, space: str, op: Op) -> Work:
         """`nbytes` of weights or cache from or to the memory of `space`."""

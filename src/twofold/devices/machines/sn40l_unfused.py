@@ -59,7 +59,7 @@ class Sn40lUnfused(Sn40l):
         if isinstance(op, Attention):
             made += _SCORE_PASSES * op.totals.pairs * op.heads * op.act_bytes
         kept = sum(r + w for role, r, w, space in traffic if role != "activations" and space == DEVICE)
-        return stage.beside(Work((made + kept) / hbm.speed, {"dram": made * hbm.joules}, "dram"))
+        return stage.beside(Work.of("dram", (made + kept) / hbm.speed, made * hbm.joules))
 
 
 MACHINE = Sn40lUnfused

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, fields, replace
+from functools import cache
 
 from twofold.devices.machine import Machine, Peaks
 from twofold.devices.parts.arithmetic import arithmetic_of
@@ -132,6 +133,7 @@ class Spatten(Machine):
     def __init__(self, figures: SpattenFigures | None = None, *, tp: int = 1) -> None:
         f = figures or SpattenFigures()
         super().__init__(f, memory=f.hbm.shape.nbytes, idle_watts=f.hbm.standby_watts, tp=tp)
+        self._filling = Work.of("array", f.pipeline / f.hertz)
 
     def peaks(self) -> Peaks:
         """Of both arrays; all that they multiply comes from HBM at least once."""
@@ -153,39 +155,39 @@ class Spatten(Machine):
             return NOTHING
         match op:
             case WeighValues():
-                work = self._weigh_values(op)
+                stages = self._weigh_values(op)
             case PrunedAttention():
                 keys = self._keys(op)
-                work = self._score(-(-op.scores // keys), keys, op.width)
+                stages = self._score(-(-op.scores // keys), keys, op.width)
             case _:
-                work = self._whole(op, op.totals.queries * op.heads, self._keys(op))
-        fetched = self._fetch(op.cache_bytes * self._passes(op))
-        return work.beside(fetched).then(Work.of("array", self.figures.pipeline / self.figures.hertz))
+                stages = self._whole(op, op.totals.queries * op.heads, self._keys(op))
+        return self._fetch(op.cache_bytes * self._passes(op)).beside(*stages).then(self._filling)
 
-    def _whole(self, op: Attention, rows: int, keys: int) -> Work:
-        """All of attention for `rows` of queries and heads that each see `keys`."""
-        return self._score(rows, keys, op.head_dim).beside(self._multiply(rows, keys, op.v_dim))
+    def _whole(self, op: Attention, rows: int, keys: int) -> list[Work]:
+        """All stages of attention for `rows` of queries and heads that each see `keys`."""
+        return [*self._score(rows, keys, op.head_dim), self._multiply(rows, keys, op.v_dim)]
 
-    def _score(self, rows: int, keys: int, width: int) -> Work:
-        """Scores and their softmax."""
+    def _score(self, rows: int, keys: int, width: int) -> list[Work]:
+        """Scores, and their softmax."""
         f = self.figures
         cycles = rows * -(-keys // f.softmax_lanes)
         softmax = Work.of("vector", cycles / f.hertz, rows * keys * f.softmax_joules)
-        return self._multiply(rows, keys, width).beside(softmax)
+        return [self._multiply(rows, keys, width), softmax]
 
-    def _weigh_values(self, op: WeighValues) -> Work:
+    def _weigh_values(self, op: WeighValues) -> list[Work]:
         """The likeliest entries of each row, and their values."""
         rows = op.totals.queries * op.alive
         kept = -(-op.scores // rows)
         ranking = self.figures.topk.work(self._keys(op), kept, rows)
-        return self._multiply(rows, kept, op.width).beside(ranking)
+        return [self._multiply(rows, kept, op.width), ranking]
 
     def _multiply(self, rows: int, keys: int, width: int) -> Work:
         """One array: entries of `width` lie in SRAM as 12-bit numbers."""
         f = self.figures
         macs = rows * keys * width
-        array = Work.of("array", rows * -(-keys * width // f.multipliers) / f.hertz, macs * f.mac_joules)
-        return array.beside(Work.of("sram", 0.0, macs * _BITS / 8 * f.sram_joules))
+        seconds = rows * -(-keys * width // f.multipliers) / f.hertz
+        joules = {"array": macs * f.mac_joules, "sram": macs * _BITS / 8 * f.sram_joules}
+        return Work(seconds, joules, {"array": seconds})
 
     @staticmethod
     def _keys(op: Attention) -> int:
@@ -229,7 +231,7 @@ class Spatten(Machine):
         """In the vector unit; activations that the SRAMs do not hold come from HBM and go back."""
         arithmetic, f, moved = arithmetic_of(op), self.figures, op.cost().bytes_moved
         assert arithmetic is not None
-        work = f.vector.run(arithmetic).beside(Work(0.0, {"sram": moved * f.sram_joules}, "sram"))
+        work = f.vector.run(arithmetic).beside(Work(0.0, {"sram": moved * f.sram_joules}))
         return work.beside(self._fetch(moved)) if moved > 2 * f.sram_bytes else work
 
     def _fetch(self, nbytes: float) -> Work:
@@ -239,10 +241,16 @@ class Spatten(Machine):
     def _check(self, op: Linear | Attention | CacheWrite, name: str) -> None:
         if op.space != DEVICE:
             raise self.refusal(op, f"its HBM holds weights and cache, not {op.space} memory")
-        if not _FORMATS.fullmatch(name):
+        if not _takes(name):
             raise self.refusal(
                 op, f"it converts integers and 16 bits to 12, not {name}; use int8, f16 or bf16"
             )
+
+
+@cache
+def _takes(name: str) -> bool:
+    """Whether the converter of bit widths knows that format."""
+    return _FORMATS.fullmatch(name) is not None
 
 
 MACHINE = Spatten

@@ -7,90 +7,28 @@ tiles go around rings of two-hop neighbours. A square is as large as its product
 layers lie in squares side by side, and one request is in one of them at a time. New keys and values shift
 older ones up the columns, so that all cores hold as many.
 
-What the model does not have: instructions around vector operations (the source speaks of function calls and
-checks), which small tiles feel most, and the way of activations from square to square, under one per cent.
+Counted around vectors are what an instruction log of such kernels shows: how far apart instructions start,
+descriptors, and a round's messages and tasks. Not counted: calls and checks of the source's own functions,
+and the way of activations from square to square, under one per cent.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import ClassVar
 
 from twofold.devices.machine import Machine, Peaks
-from twofold.devices.parts.arithmetic import arithmetic_of
-from twofold.devices.parts.core import ELEMENT, PER_MAC, Core
-from twofold.devices.parts.mesh import Mesh, Reduction, Shifting
+from twofold.devices.parts.arithmetic import arithmetic_of, elements_of
+from twofold.devices.parts.core import ELEMENT, PER_MAC
+from twofold.devices.parts.mesh import Reduction, Shifting
 from twofold.devices.parts.vector_unit import Arithmetic, softmax
 from twofold.devices.parts.work import NOTHING, Work
+from twofold.devices.wafer_figures import SOURCES, WaferFigures
 from twofold.ops import AddNorm, Attention, CacheWrite, Embedding, Gather, Linear, Norm, Op, RotaryQKV, Sample
 from twofold.ops.base import Precision
 
 _FORMATS = ("f16", "fp16", "bf16")
 _SECONDS = attrgetter("seconds")
-
-PAPER = "arXiv:2502.04563, OSDI 2025"
-SOURCES = {
-    "cores, core.nbytes": PAPER + ", section 7: 850,000 cores with 48 KB each",
-    "core.operand_bytes": PAPER
-    + ", section 7: two 32-bit operands from SRAM, a multiply-accumulate and a write "
-    "back in each cycle (22 PB/s, which the text gives too, would be twice as much)",
-    "mesh.hertz": PAPER + ", section 7: 1.1 GHz at most",
-    "mesh.hop, mesh.link_bytes": PAPER + ", section 7: 32 bits to or from a neighbour in one cycle",
-    "mesh.route": "Luczynski et al., Near-optimal wafer-scale reduce, arXiv:2404.15888: 2 T_R + 1 cycles, "
-    "with T_R = 2 on WSE-2 (as quoted by later readers)",
-    "mesh.paths": PAPER + ", section 3.1: addresses of 5 bits",
-    "decode_side, prefill_side": PAPER + ", section 7.1: 360 x 360 and 660 x 660 cores for LLaMA3-8B",
-    "phases": PAPER + ", section 6.2: K = 2",
-    "watts": PAPER + ", section 7.5: 37 times an A100 of 400 W; 15 kW in the press (AnandTech, 2021)",
-    "core.process.node": PAPER + ", section 7: 7 nm; energies by parts/energy.py",
-    "hop_joules": PAPER + ", table 1: about 0.1 pJ a bit from die to die on the wafer; within a die assumed "
-    "the same",
-}
-"""Where each figure of `WaferFigures` comes from."""
-
-
-@dataclass(frozen=True, slots=True)
-class WaferFigures:
-    """The wafer. Defaults: SOURCES says where each comes from.
-
-    decode_side, prefill_side: of the square of cores that a token, or a prompt, is multiplied on; phases: K
-    of the K-tree; watts: of the wafer with every core multiplying; hop_joules: of a byte to a neighbour.
-    """
-
-    cores: int = 850_000
-    core: Core = field(default_factory=lambda: Core(nbytes=48 * 1024, operand_bytes=4))
-    mesh: Mesh = field(default_factory=lambda: Mesh(hertz=1.1e9, hop=1, route=5, link_bytes=4, paths=32))
-    decode_side: int = 360
-    prefill_side: int = 660
-    phases: int = 2
-    watts: float = 15e3
-    hop_joules: float = 0.1e-12 * 8
-
-    def __post_init__(self) -> None:
-        if self.phases < 1:
-            raise ValueError(f"wafer: a tree has one phase at least, not {self.phases}")
-        most = int(self.cores**0.5)
-        for name in ("decode_side", "prefill_side"):
-            if not 2 <= getattr(self, name) <= most:
-                raise ValueError(
-                    f"wafer: {name} is from 2 to {most} of {self.cores} cores, not {getattr(self, name)}"
-                )
-        if not self.watts >= self.busy_watts:
-            raise ValueError(
-                f"wafer: its multipliers and memories alone draw {self.busy_watts:.0f} W, more than watts "
-                f"({self.watts}); raise watts, or take a smaller process"
-            )
-
-    @property
-    def macs_per_second(self) -> float:
-        """Multiply-accumulates per second of all cores."""
-        return self.cores * self.core.lanes * self.mesh.hertz
-
-    @property
-    def busy_watts(self) -> float:
-        """Dynamic power with every core multiplying."""
-        return self.macs_per_second * self.core.mac_joules
 
 
 class WaferLlm(Machine):
@@ -102,7 +40,7 @@ class WaferLlm(Machine):
     source = "WaferLLM, arXiv:2502.04563; OSDI 2025"
     note = (
         "single products of decoding are within a tenth of published measurements; decoding as a whole is "
-        "about twice, prompts are four times as fast as published"
+        "half as fast again, prompts are three tenths faster than published"
     )
     precisions = ("fp16", "bf16")
     sources = SOURCES
@@ -158,14 +96,15 @@ class WaferLlm(Machine):
         side = self.figures.decode_side
         rows, columns = -(-inputs // side), -(-outputs // side)
         sums = self._sums(side, tokens * columns, 2 * side * tokens * outputs)
-        return self._array(tokens * rows * columns).then(sums)
+        return self._array(tokens * self.core.mapped(rows, columns)).then(sums)
 
     def gemm(self, tokens: int, inputs: int, outputs: int) -> Work:
-        """Matrix times matrix in rounds of moving tiles. Without the energy of multiplying."""
+        """Matrix times matrix in rounds of moving tiles: each element of the right one times a column of the
+        left one. Without the energy of multiplying."""
         side = self.figures.prefill_side
         m, k, n = -(-tokens // side), -(-inputs // side), -(-outputs // side)
-        compute = self.core.cycles(m * k * n)
         left, right = self._words(m * k), self._words(k * n)
+        compute = self._round(k, n, m, left + right)
         cycles = self.mesh.multiply(side, compute, left, right, self.shifting)
         moved = 2 * side * (tokens * inputs + inputs * outputs)
         return self._rounds(cycles, side * compute, moved)
@@ -192,8 +131,11 @@ class WaferLlm(Machine):
         rows = max(queries, -(-keys // side))
         line, heads = max(1, side // op.heads), -(-op.heads // side)
         width, values = -(-op.heads * op.head_dim // side), -(-op.heads * op.v_dim // side)
-        softmaxes = self._arithmetic(softmax(rows) * (op.heads * side), op.heads * side // heads)
-        array = self._array(rows * (width + values)).then(softmaxes)
+        softmaxes = self._softmax(rows, op.heads * side, op.heads * side // heads)
+        cycles = queries * (
+            self.core.mapped(width, -(-rows // queries)) + self.core.mapped(-(-rows // queries), values)
+        )
+        array = self._array(cycles).then(softmaxes)
         scores = self._sums(line, rows * heads, 2 * side * keys * op.heads)
         maximum = self._sums(side, queries * heads, 2 * side * queries * op.heads)
         output = self._sums(side, queries * values, 2 * side * queries * op.heads * op.v_dim)
@@ -206,13 +148,16 @@ class WaferLlm(Machine):
         m, k = -(-queries // side), -(-keys // side)
         line = max(1, side // op.heads)
         width, values = -(-op.heads * op.head_dim // side), -(-op.heads * op.v_dim // side)
-        compute = self.core.cycles(m * width * k), self.core.cycles(m * values * k)
+        compute = (
+            self._round(width, k, m, self._words(k * width)),
+            self._round(k, values, m, self._words(m * k) + self._words(k * values)),
+        )
         cycles = self.mesh.multiply_transposed(
             side, compute[0], self._words(k * width), self._words(m * k), line, how
         ) + self.mesh.multiply(side, compute[1], self._words(m * k), self._words(k * values), how)
         moved = 2 * side * (keys * op.heads * (op.head_dim + op.v_dim) + queries * keys)
         rounds = self._rounds(cycles, side * sum(compute), moved)
-        softmaxes = self._arithmetic(softmax(k) * (m * op.heads * side**2), side**2)
+        softmaxes = self._softmax(k, m * op.heads * side**2, side**2)
         return rounds.then(softmaxes).then(self._sums(side, m, 2 * side * queries) * 2)
 
     def cache_write(self, op: CacheWrite) -> Work:
@@ -244,10 +189,13 @@ class WaferLlm(Machine):
         arithmetic = arithmetic_of(op)
         assert arithmetic is not None
         decode, prefill = self.figures.decode_side, self.figures.prefill_side
+        elements = elements_of(op)
         tokens, sums = _sums_of(op)
         ways = [
-            self._arithmetic(arithmetic, decode).then(self._sums(decode, tokens, 2 * decode * tokens) * sums),
-            self._arithmetic(arithmetic, prefill**2).then(
+            self._arithmetic(arithmetic, elements, decode).then(
+                self._sums(decode, tokens, 2 * decode * tokens) * sums
+            ),
+            self._arithmetic(arithmetic, elements, prefill**2).then(
                 self._sums(prefill, -(-tokens // prefill), 2 * prefill * tokens) * sums
             ),
         ]
@@ -258,33 +206,58 @@ class WaferLlm(Machine):
     def _words(self, elements: int) -> int:
         return self.mesh.words(elements * ELEMENT)
 
-    def _array(self, macs: int) -> Work:
-        """`macs` on the busiest core."""
-        return Work.of("array", self.core.cycles(macs) / self.mesh.hertz)
+    def _array(self, cycles: int) -> Work:
+        """Cycles of multiplying on the busiest core."""
+        return Work.of("array", cycles / self.mesh.hertz)
+
+    def _round(self, inner: int, columns: int, rows: int, words: int) -> int:
+        """Cycles of a core in one round: for each of `inner` rows of its right tile an instruction for each
+        element, which is multiplied with a column of `rows` numbers of the left one; the core also takes
+        `words` off the network, one a cycle."""
+        return self.figures.round_cycles + inner * self.core.mapped(columns, rows) + words
 
     def _multiplying(self, macs: int) -> Work:
         """The energy of `macs` multiply-accumulates, wherever they run."""
         c = self.core
         return Work(0.0, {"array": 2 * macs * c.flop_joules, "sram": macs * PER_MAC * c.byte_joules})
 
-    def _arithmetic(self, work: Arithmetic, cores: int) -> Work:
-        """Additions and multiplications shared by `cores`. Others that do the same on copies of the same
-        numbers draw well under a hundredth of the wafer's power, which is not counted."""
-        operations = work.mul + work.add
-        seconds = self.core.cycles(-(-operations // cores)) / self.mesh.hertz
-        return Work.of("vector", seconds, operations * self.core.mac_joules)
+    def _arithmetic(self, work: Arithmetic, elements: int, cores: int) -> Work:
+        """Additions and multiplications on `elements` shared by `cores`: an instruction for each operation
+        that an element takes."""
+        return self._vectors(-(-_count(work) // elements), -(-elements // cores), work)
+
+    def _softmax(self, scores: int, rows: int, cores: int) -> Work:
+        """Of `rows` of so many scores, shared by `cores`: instructions go through all that a core has."""
+        return self._vectors(_count(softmax(1)), -(-scores * rows // cores), softmax(scores) * rows)
+
+    def _vectors(self, instructions: int, length: int, work: Arithmetic) -> Work:
+        """`work` by `instructions` over `length` elements on each core. Other cores that do the same on
+        copies of the same numbers draw well under a hundredth of the wafer's power, which is not counted."""
+        cycles = self.core.vectors(instructions, length)
+        return Work.of("vector", cycles / self.mesh.hertz, _count(work) * self.core.mac_joules)
 
     def _sums(self, cores: int, elements: int, moved: float) -> Work:
         """An all-reduce along lines of `cores` that hold `elements` each; moved: elements times hops in
         all."""
         f = self.figures
         cycles = self.mesh.all_reduce(cores, self._words(elements), self.reduction, f.phases)
+        if cores > 1:  # instructions: for each side of each phase, and one that takes the result
+            cycles += self.core.mapped(2 * f.phases + 1 if self.reduction == "k-tree" else 2, 0)
         return Work.of("mesh", cycles / self.mesh.hertz, moved * ELEMENT * f.hop_joules)
 
     def _rounds(self, cycles: int, compute: int, moved: float) -> Work:
         """Rounds of `cycles` in all, of which `compute` were enough without a mesh."""
         joules = {"mesh": moved * ELEMENT * self.figures.hop_joules}
-        return Work(cycles / self.mesh.hertz, joules, "array" if 2 * compute >= cycles else "mesh")
+        return Work(
+            cycles / self.mesh.hertz,
+            joules,
+            {"array": compute / self.mesh.hertz, "mesh": (cycles - compute) / self.mesh.hertz},
+        )
+
+
+def _count(work: Arithmetic) -> int:
+    """Operations of either kind."""
+    return work.mul + work.add
 
 
 def _sums_of(op: Op) -> tuple[int, int]:

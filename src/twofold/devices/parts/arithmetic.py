@@ -73,6 +73,22 @@ def arithmetic_of(op: Op) -> Arithmetic | None:
     return None
 
 
+def elements_of(op: Op) -> int:
+    """Numbers that an op of which `arithmetic_of` knows the arithmetic makes, or looks through."""
+    match op:
+        case AddNorm() | Norm() | Add() | Activate() | SigmoidGate() | Embedding():
+            return op.tokens * op.width
+        case RotaryQKV():
+            return op.tokens * (op.heads + op.kv_heads) * op.head_dim
+        case Pool():
+            return op.rows * op.width
+        case Softcap() | Sample():
+            return op.vocab * op.rows
+        case Route():
+            return op.tokens * op.experts
+    raise AssertionError(f"no arithmetic of {type(op).__name__}")
+
+
 def _activation(op: Activate) -> Arithmetic:
     if op.function not in FUNCTIONS:
         raise ValueError(

@@ -8,6 +8,8 @@ commands one by one, and the tests hold the closed forms here and there to it.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import NamedTuple
 
 from twofold.devices.parts.work import NOTHING, Work
 
@@ -152,7 +154,15 @@ class DramWork:
         return DramWork(*(getattr(self, f.name) * times for f in fields(self)))
 
 
-@dataclass(frozen=True, slots=True)
+class _Pace(NamedTuple):
+    """Of a stream: seconds until its first column is there; seconds and joules of each column."""
+
+    latency: float
+    column: float
+    joules: float
+
+
+@dataclass(frozen=True)
 class Dram:
     """A memory of equal channels."""
 
@@ -216,12 +226,11 @@ class Dram:
     def stream(self, nbytes: float) -> Work:
         """Read `nbytes` that lie evenly over all channels, whole rows of one bank after the other, over the
         pins."""
-        return self._stream(nbytes, self.timing.rcd_read + self.timing.cl, self.read_cycle, self.energy.read)
+        return self._stream(nbytes, self._reading)
 
     def store(self, nbytes: float) -> Work:
         """Write `nbytes`, laid out as `stream` reads them."""
-        t = self.timing
-        return self._stream(nbytes, t.rcd_write + t.cwl, self.write_cycle, self.energy.write)
+        return self._stream(nbytes, self._writing)
 
     @property
     def read_cycle(self) -> float:
@@ -237,17 +246,30 @@ class Dram:
         opened = t.rcd_write + t.cwl + self.shape.columns * t.ccd + t.wr
         return max(max(t.ras, opened) + t.rp, t.rc)
 
-    def _stream(self, nbytes: float, latency: float, cycle: float, column_joules: float) -> Work:
+    @cached_property
+    def _reading(self) -> _Pace:
+        return self._pace(self.timing.rcd_read + self.timing.cl, self.read_cycle, self.energy.read)
+
+    @cached_property
+    def _writing(self) -> _Pace:
+        return self._pace(self.timing.rcd_write + self.timing.cwl, self.write_cycle, self.energy.write)
+
+    def _pace(self, latency: float, cycle: float, column_joules: float) -> _Pace:
         """Rows of other banks open while one is accessed: a channel's pace is that of its columns, of its
         activates, or of its banks' cycles, whichever is slowest."""
-        if not nbytes > 0:
-            return NOTHING
         s, t, e = self.shape, self.timing, self.energy
         row = max(s.columns * t.ccd, t.rrd, t.faw / 4, cycle / s.banks)
+        joules = column_joules + s.column_bytes * e.bus + e.activate / s.columns
+        return _Pace(latency * t.refresh_factor, row / s.columns * t.refresh_factor, joules)
+
+    def _stream(self, nbytes: float, pace: _Pace) -> Work:
+        if not nbytes > 0:
+            return NOTHING
+        s = self.shape
         columns = max(nbytes / s.column_bytes, 1.0)
-        seconds = (latency + max(columns / s.channels, 1.0) * row / s.columns) * t.refresh_factor
-        joules = columns * (column_joules + s.column_bytes * e.bus + e.activate / s.columns)
-        return Work.of("dram", seconds, joules + seconds * s.channels * (e.active - e.standby))
+        seconds = pace.latency + max(columns / s.channels, 1.0) * pace.column
+        open_watts = s.channels * (self.energy.active - self.energy.standby)
+        return Work.of("dram", seconds, columns * pace.joules + seconds * open_watts)
 
     def joules(self, work: DramWork) -> float:
         """Energy of `work` beyond standby with closed rows, which burns whether or not there is work."""

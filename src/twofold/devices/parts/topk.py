@@ -39,15 +39,20 @@ class TopK:
         """Expected, from the first number in to the k-th largest found; none where nothing is left out."""
         if k >= n:
             return 0.0
+        return self._cycles(n, compared(n, k), rounds(n, k))
+
+    def _cycles(self, n: int, seen: float, turns: float) -> float:
         # A row of `lanes` numbers is filled first; the last one of each round is half empty on average.
         half_row = (self.lanes - 1) / (2 * self.lanes)
-        return -(-n // self.lanes) + compared(n, k) / self.lanes + rounds(n, k) * (ROUND_CYCLES + half_row)
+        return -(-n // self.lanes) + seen / self.lanes + turns * (ROUND_CYCLES + half_row)
 
     def work(self, n: int, k: int, times: int = 1) -> Work:
         """Of `times` selections, one after the other."""
         if k >= n or times < 1:
             return NOTHING
-        return Work.of("top-k", self.cycles(n, k) / self.hertz, compared(n, k) * self.joules) * times
+        seen, turns = compared(n, k), rounds(n, k)
+        cycles = self._cycles(n, seen, turns)
+        return Work.of("top-k", cycles / self.hertz * times, seen * self.joules * times)
 
 
 def rounds(n: int, k: int) -> float:

@@ -2,47 +2,64 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
-    """seconds: from the first input to the last output; joules: dynamic energy by part; bound: the part that
-    took the longest."""
+class Work(NamedTuple):
+    """seconds: from the first input to the last output; joules: dynamic energy by part; path: those seconds
+    by the part that everything else waits for."""
 
     seconds: float = 0.0
-    joules: dict[str, float] = field(default_factory=dict)
-    bound: str = ""
+    joules: dict[str, float] = {}  # noqa: RUF012 (no Work changes it)
+    path: dict[str, float] = {}  # noqa: RUF012
 
     @classmethod
     def of(cls, part: str, seconds: float, joules: float = 0.0) -> Work:
         """Work of one part."""
-        return cls(seconds, {part: joules} if joules else {}, part)
+        return cls(seconds, {part: joules} if joules else {}, {part: seconds})
 
     def then(self, other: Work) -> Work:
         """This, then `other`, which waits for its results."""
-        return Work(self.seconds + other.seconds, _sum(self.joules, other.joules), self._longer(other))
+        return Work(
+            self.seconds + other.seconds, _sum(self.joules, other.joules), _sum(self.path, other.path)
+        )
 
-    def beside(self, other: Work) -> Work:
-        """This and `other` at the same time: pipelined, the slower of the two hides the faster."""
-        return Work(max(self.seconds, other.seconds), _sum(self.joules, other.joules), self._longer(other))
+    def beside(self, *others: Work) -> Work:
+        """This and `others` at the same time: pipelined, the slowest hides all others."""
+        slowest, joules = self, self.joules.copy()
+        for other in others:
+            if other.seconds > slowest.seconds or not slowest.path:
+                slowest = other
+            for part, value in other.joules.items():
+                joules[part] = joules.get(part, 0.0) + value
+        return Work(slowest.seconds, joules, slowest.path)
 
-    def __mul__(self, times: float) -> Work:
+    def __mul__(self, times: object) -> Work:
         """The same work `times` times in a row."""
-        joules = {part: value * times for part, value in self.joules.items()}
-        return Work(self.seconds * times, joules, self.bound)
+        assert isinstance(times, float | int)
+        joules, path = ({part: value * times for part, value in each.items()} for each in self[1:])
+        return Work(self.seconds * times, joules, path)
+
+    @property
+    def bound(self) -> str:
+        """The part that is waited for the longest, one thing after the other; empty where there is none."""
+        return max(self.path, key=self.path.__getitem__) if self.path else ""
 
     @property
     def total_joules(self) -> float:
         """Of all parts."""
         return sum(self.joules.values())
 
-    def _longer(self, other: Work) -> str:
-        return self.bound if self.seconds >= other.seconds else other.bound
-
 
 def _sum(one: dict[str, float], other: dict[str, float]) -> dict[str, float]:
-    return one | {part: one.get(part, 0.0) + joules for part, joules in other.items()}
+    if not other:
+        return one
+    if not one:
+        return other
+    total = one.copy()
+    for part, value in other.items():
+        total[part] = total.get(part, 0.0) + value
+    return total
 
 
 NOTHING = Work()

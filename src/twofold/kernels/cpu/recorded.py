@@ -59,16 +59,18 @@ class Recording:
     """A forward pass of one model for one batch shape.
 
     step: its static input; program: the native instructions; arena: the memory of their results; calls: what
-    runs in Python between them, in order; totals: what its ops count by kind, but for those of the cache,
-    which depend on the step: cache_costs. reference_ops: how many of its calls are an op's reference kernel,
-    by the op's name. held: the storage of each cache layer it points to. runs: since its totals were asked
-    for. kinds: of the op that each native instruction is part of.
+    runs in Python between them, in order; watched_calls: the same, and between them what tells of each layer
+    that has stored its entries, for steps that want to know; totals: what its ops count by kind, but for
+    those of the cache, which depend on the step: cache_costs. reference_ops: how many of its calls are an
+    op's reference kernel, by the op's name. held: the storage of each cache layer it points to. runs: since
+    its totals were asked for. kinds: of the op that each native instruction is part of.
     """
 
     step: StepInput
     program: Any
     arena: Any
     calls: list[PythonCall] = field(default_factory=list)
+    watched_calls: list[PythonCall] = field(default_factory=list)
     logits: torch.Tensor | None = None
     totals: dict[str, OpTotals] = field(default_factory=dict)
     cache_costs: dict[object, CacheCosts] = field(default_factory=dict)
@@ -92,7 +94,7 @@ class Recording:
         """Run on `step`; returns the recorded logits, overwritten."""
         self.step.refresh(step)
         run, at = self.program.run, 0
-        for call in self.calls:
+        for call in self._calls_of(step):
             if call.position > at:
                 run(at, call.position)
                 at = call.position
@@ -105,7 +107,7 @@ class Recording:
         """The same, and adds to `seconds` what each kind of op took."""
         self.step.refresh(step)
         at = 0
-        for call in [*self.calls, None]:
+        for call in [*self._calls_of(step), None]:
             position = self._length if call is None else call.position
             if position > at:
                 times = self.program.run_timed(at, position)
@@ -118,6 +120,9 @@ class Recording:
                 if call.kind is not None:
                     seconds[call.kind] = seconds.get(call.kind, 0.0) + time.perf_counter() - start
         return self.logits
+
+    def _calls_of(self, step: StepInput) -> list[PythonCall]:
+        return self.calls if step.written is None else self.watched_calls
 
     def settle(self, totals: dict[str, OpTotals]) -> None:
         """Add to `totals` what the runs since the last time counted, whatever their steps were."""
@@ -191,6 +196,18 @@ class Recorder:
             return True
         return cache.attending is not None and not cache.attending.is_one_op(num_tokens)
 
+    def written(self, cache: CacheLayer) -> None:
+        """`cache` has stored its new entries and attended: steps that want to know are told here."""
+        recording = self.recording
+        step = recording.step
+
+        def tell() -> None:
+            if step.written is not None:
+                step.written(cache)
+
+        recording.watched_calls.append(PythonCall(len(recording.program), tell, ()))
+        tell()
+
     def call(self, function: Callable[[], Any]) -> Any:
         """Run `function`, which may execute ops on its own account, and keep the call."""
         self._suspend()
@@ -204,7 +221,9 @@ class Recorder:
         position = len(recording.program)
         out = function()
         name, kind = (None, None) if op is None else (type(op).__name__, op.kind)
-        recording.calls.append(PythonCall(position, function, tensors_of(out), name, kind))
+        call = PythonCall(position, function, tensors_of(out), name, kind)
+        recording.calls.append(call)
+        recording.watched_calls.append(call)
         return out
 
     def _count(self, op: Op, args: tuple[Any, ...]) -> None:

@@ -130,16 +130,16 @@ class _Helper:
     def _start(self) -> Connection:
         context = multiprocessing.get_context("spawn")
         self._pipe, other = context.Pipe()
-        self._process = context.Process(target=_serve, args=(other, self._limit), daemon=True)
+        self._process = context.Process(target=_serve, args=(other, self._limit, NICENESS), daemon=True)
         self._process.start()
         other.close()
         return self._pipe
 
 
-def _serve(pipe: Connection, limit: float) -> None:
+def _serve(pipe: Connection, limit: float, niceness: int) -> None:
     """In the process: do what comes, until the server goes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # interrupts are the server's
-    os.nice(NICENESS)
+    os.nice(niceness)
     os.environ["OMP_NUM_THREADS"] = "1"  # read by torch once it is imported here
     with contextlib.suppress(EOFError, OSError):
         while True:

@@ -1,31 +1,28 @@
-"""FlashAttention-2: blocks of queries outside, so that they run on units of their own, and keys inside;
-outputs are scaled once per block and divided once at the end.
+"""FlashAttention-2: the outer loop goes over blocks of queries, each on a unit of its own, the inner one over
+keys; outputs are rescaled once per block and divided once at the end.
 
 Source: "FlashAttention-2: Faster Attention with Better Parallelism and Work Partitioning", arXiv:2307.08691,
-algorithm 1 and section 3.2. Differs: how a unit's warps share a block is below what is modelled here; native
-CPU kernels go over partitions of 256 keys whatever `key_block` says, which changes no result.
+algorithm 1 and section 3.2. Differs: how the warps of a unit share a block is not modelled; native CPU
+kernels go over partitions of 256 keys whatever `key_block` is, which changes no result.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
-from twofold.models.spec import ModelSpec
 from twofold.models.step import StepInput
 from twofold.ops.attention import Attention
 from twofold.ops.schedules import QueriesOutside, in_place_of, passes_of
-from twofold.techniques.attention import schedules_native  # noqa: F401  (fills the registry of kernels)
-from twofold.techniques.attention.flashattention import ONE_METHOD, check_heads
-from twofold.techniques.attention.schedules import ScheduleScheme
-from twofold.techniques.base import Claim, Info, Technique
+from twofold.techniques.attention.schedules import ScheduleTechnique
+from twofold.techniques.base import Claim, Info
 
 _PAPER = "arXiv:2307.08691"
 
 
 @dataclass(frozen=True)
-class FlashAttention2(Technique):
-    """Blocks of `query_block` queries against blocks of `key_block` keys: section 3.3 names 64 and 128."""
+class FlashAttention2(ScheduleTechnique):
+    """Blocks of `query_block` queries against blocks of `key_block` keys: section 3.3 uses 64 and 128."""
 
     query_block: int = 128
     key_block: int = 64
@@ -34,12 +31,11 @@ class FlashAttention2(Technique):
         name="flashattention-2",
         title="FlashAttention-2: Faster Attention with Better Parallelism and Work Partitioning",
         source=_PAPER,
-        summary="exact attention in blocks of queries that run in parallel, each over all keys that it sees",
+        summary="exact attention in blocks of queries that run in parallel, each over all keys it may see",
         seams=("attention",),
         lossless=True,
         provides=("attention-method",),
         excludes=("attention-method",),
-        reasons=ONE_METHOD,
     )
     claims: ClassVar[tuple[Claim, ...]] = (
         Claim(
@@ -85,12 +81,8 @@ class FlashAttention2(Technique):
                     "usual values are 64 and 128"
                 )
 
-    def check(self, spec: ModelSpec) -> None:
-        """ValueError where heads have no keys of their own."""
-        check_heads("flashattention-2", spec)
-
     def op(self, plain: Attention, step: StepInput) -> QueriesOutside:
-        """The op, with its loops counted."""
+        """The op, with the iterations of its loops counted."""
         passes = visits = pairs = 0
         for span in step.spans:
             before = span.keys - span.queries
@@ -111,7 +103,3 @@ class FlashAttention2(Technique):
             passes=passes,
             visits=visits,
         )
-
-    def attending_scheme(self) -> ScheduleScheme:
-        """All layers that see the whole context."""
-        return ScheduleScheme(replace(self))

@@ -1,5 +1,5 @@
-"""GemFilter: the first layers read the whole prompt once; the keys that the last token's query likes best at
-one of them decide which tokens stay, and the model goes on with those alone.
+"""GemFilter: the first layers read the whole prompt once; at one of them, the last token's query scores all
+keys, and the model goes on with the tokens of the highest scores alone.
 
 Source: "Discovering the Gems in Early Layers: Accelerating Long-Context LLMs with 1000x Input Token
 Reduction", arXiv:2409.17422, algorithm 1 and appendix C.1. Differs: the selecting layer computes no attention
@@ -24,6 +24,7 @@ from twofold.models.transformer import Transformer, TransformerLayer
 from twofold.ops.movement import AllReduce
 from twofold.techniques.attention.token_scores import LastQueryScores, SelectTokens
 from twofold.techniques.base import Claim, Info, Technique
+from twofold.techniques.requirements import require_keys
 
 _PAPER = "arXiv:2409.17422v1"
 _SPEED_AND_MEMORY = f"{_PAPER}, section 4.4 and figure 3; hardware: appendix C.2"
@@ -37,12 +38,10 @@ _OTHER_DEPTH = 13 / 32
 
 @dataclass(frozen=True)
 class GemFilter(Technique):
-    """Keep `keep` tokens of each longer prompt (the source's k), chosen at layer `layer` (its r, from 0).
-
-    layer None: the source's share of the model's depth (13/32 for Llama and where it names none, 19/40 for
-    Mistral, 19/32 for Phi-3), at the nearest layer that attends to the whole prompt. kernel_size: neighbours
-    over which scores are averaged, odd.
-    """
+    """keep: tokens that stay of a longer prompt (the source's k). layer: where they are chosen (its r, from
+    0); None: at the source's share of the model's depth (19/40 for Mistral, 19/32 for Phi-3, 13/32 for Llama
+    and all others), at the nearest layer that attends to the whole prompt. kernel_size: neighbours over which
+    scores are averaged, odd."""
 
     layer: int | None = None
     keep: int = 1024
@@ -55,12 +54,11 @@ class GemFilter(Technique):
             "Reduction"
         ),
         source="arXiv:2409.17422",
-        summary="early layers read the whole prompt and choose the tokens of it that the model goes on with",
+        summary="early layers read the whole prompt and choose the tokens that the rest of the model reads",
         seams=("attention",),
         lossless=False,
         provides=("prompt-filter",),
         excludes=("prompt-filter",),
-        reasons={"prompt-filter": "a prompt is shortened once; name one technique that does it"},
     )
     claims: ClassVar[tuple[Claim, ...]] = (
         Claim(
@@ -87,14 +85,14 @@ class GemFilter(Technique):
         ),
         Claim(
             "memory-under-snapkv",
-            "reduction of peak GPU memory",
+            "reduction of peak GPU memory against SnapKV (131072 tokens, k=1024)",
             (0.30, 0.30),
             "share",
             "SnapKV",
             _MODEL,
             "H100-80GB",
             _SPEED_AND_MEMORY,
-            why_not="its baseline, SnapKV, is not among the techniques here; full attention is compared",
+            "gemfilter:memory_under_snapkv",
         ),
         Claim(
             "needle-reduction",
@@ -114,21 +112,17 @@ class GemFilter(Technique):
         if self.keep < 1:
             raise ValueError(f"{where}: keep must be at least 1 token, not {self.keep}")
         if self.layer is not None and self.layer < 0:
-            raise ValueError(f"{where}: layer counts from 0, so it cannot be {self.layer}")
+            raise ValueError(f"{where}: layer must be 0 or more, not {self.layer}")
         if self.kernel_size < 1 or self.kernel_size % 2 == 0:
             raise ValueError(f"{where}: kernel_size must be odd and positive, not {self.kernel_size}")
 
     def check(self, spec: ModelSpec) -> None:
         """ValueError where the model has no layer to select at, or `layer` is not one."""
-        if spec.latent is not None:
-            raise ValueError(
-                f"technique gemfilter: {spec.name} caches latents, not keys that a query could be compared "
-                "with; use a model with ordinary attention"
-            )
+        require_keys("gemfilter", spec)
         self.selecting_layer(spec, [i for i in range(spec.num_layers) if spec.is_global(i)])
 
     def selecting_layer(self, spec: ModelSpec, able: list[int]) -> int:
-        """The layer to select at, of those in `able`: layers that have attention over the whole prompt."""
+        """The layer to select at, among those `able` to: layers that attend to the whole prompt."""
         where = "technique gemfilter"
         if not able:
             raise ValueError(
@@ -140,10 +134,10 @@ class GemFilter(Technique):
             return min(able, key=lambda i: abs(i - wanted))
         if self.layer not in able:
             asked = self.layer
-            what = "does not exist" if asked >= spec.num_layers else "has no attention over the whole of it"
+            what = "does not exist" if asked >= spec.num_layers else "does not attend to the whole prompt"
             raise ValueError(
                 f"{where}: layer {asked} of {spec.name} {what}; "
-                f"the nearest that has is {min(able, key=lambda i: abs(i - asked))}"
+                f"the nearest that does is {min(able, key=lambda i: abs(i - asked))}"
             )
         return self.layer
 

@@ -1,24 +1,22 @@
-"""HAD: keys and queries become signs, scores become Hamming distances, and each query attends to its
-nearest N.
+"""HAD: keys and queries become vectors of signs, scores become Hamming distances, and each query attends to
+its N nearest keys.
 
-Source: "Hamming Attention Distillation: Binarizing Keys and Queries for Efficient Long-Context
-Transformers", arXiv:2502.01770. Signs are packed into bits and compared by exclusive or and a count of
-bits; a score is the inner product of the signs times the standard deviations of queries and keys; the N
-greatest scores of each query go through the softmax, N growing with the context (30 of 256 tokens, 120 of
-1024).
+Source: "Hamming Attention Distillation: Binarizing Keys and Queries for Efficient Long-Context Transformers",
+arXiv:2502.01770. Signs are packed into bits and compared by XOR and popcount; a score is the inner product of
+the signs times the standard deviations of queries and keys; the N greatest scores of each query go through
+the softmax, and N grows with the context (30 of 256 tokens, 120 of 1024).
 
-Without a file of what was distilled this is the source's starting point: plain signs, standard deviations
-from a calibration text. Differs: deviations are those of a head, not of a layer, as every head has a
-score of its own; `twofold distill` does not train the whole model but, per head, a matrix and thresholds
-before the sign and the factor on scores, which is what the source's training does to queries and keys;
-they lie behind the rotation, so that they could not be folded into the weights; of entries that differ
-equally the newer is kept.
+Without a distilled file this is the source's starting point: plain signs, and standard deviations from a
+calibration text. Differs: deviations are per head, not per layer, as every head has scores of its own;
+`twofold distill` does not train the whole model but, per head, a matrix and thresholds before the sign and
+the factor on scores, which is what the source's training does to queries and keys; they come after the
+rotation, so that they cannot be folded into the weights; among entries at equal distance, the newer is kept.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -34,6 +32,7 @@ from twofold.techniques.attention.had_layout import HadLayout, TopN
 from twofold.techniques.attention.hamming import SignMap
 from twofold.techniques.attention.watching import watch
 from twofold.techniques.base import Claim, Info, Technique
+from twofold.techniques.requirements import require_keys
 
 _PAPER = "arXiv:2502.01770"
 _HARDWARE = "simulated custom hardware"
@@ -87,8 +86,8 @@ class HadScheme:
 
 @dataclass(frozen=True)
 class Had(Technique):
-    """n: entries that a query attends to, of `context` that it sees; of more the same share. distilled: a
-    file that `twofold distill` wrote; None: plain signs."""
+    """n: entries that a query attends to, if it sees at most `context`; of more, the same share n / context.
+    distilled: a file that `twofold distill` wrote; None: plain signs."""
 
     n: int = 30
     context: int = 256
@@ -101,22 +100,26 @@ class Had(Technique):
             "Transformers"
         ),
         source=_PAPER,
-        summary="keys and queries as packed signs, compared by XOR and popcount, and the nearest N",
+        summary="attends to the N keys whose packed signs are nearest to the query's, by XOR and popcount",
         seams=("cache", "attention"),
         lossless=False,
         provides=("cache-storage", "attention-method"),
         excludes=("cache-storage", "attention-method", "retention"),
         reasons={
-            "cache-storage": "a cache entry is stored in one way; name one technique that changes it",
-            "attention-method": "it decides which entries a query attends to, and scores are distances of "
-            "signs; name one attention method",
-            "retention": "entries are chosen by scores of keys as numbers, of which the signs alone are "
-            "stored; combine the retention with a cache that stores numbers",
+            "retention": "the other technique scores keys as numbers, of which only the signs are stored; "
+            "name one of the two",
         },
     )
     claims: ClassVar[tuple[Claim, ...]] = (
         _loss("had-glue", "mean loss on GLUE", 1.78, "the full-precision model", "BERT-base", "GLUE"),
-        _loss("had-imagenet", "loss of accuracy", 2.5, "the full-precision model", "DeiT", "ImageNet"),
+        _loss(
+            "had-imagenet",
+            "loss of accuracy on ImageNet",
+            2.5,
+            "the full-precision model",
+            "DeiT",
+            "ImageNet",
+        ),
         _saved("had-area", "area that binary attention saves", 0.79, "had:area"),
         _saved("had-power", "power that binary attention saves", 0.87, "had:power"),
     )
@@ -136,13 +139,11 @@ class Had(Technique):
     def check(self, spec: ModelSpec) -> None:
         """Heads must fill whole bytes; a file must be of a model with the same heads."""
         where = "technique had"
-        if spec.latent is not None:
-            raise ValueError(
-                f"{where}: {spec.name} caches one latent per token instead of keys; leave had out"
-            )
+        require_keys("had", spec)
         if spec.head_dim % 8:
             raise ValueError(
-                f"{where}: heads of {spec.name} are {spec.head_dim} wide; their signs fill no whole bytes"
+                f"{where}: heads of {spec.name} are {spec.head_dim} wide, not a multiple of 8, so that signs "
+                "do not fill whole bytes; leave had out"
             )
         if self.distilled is not None:
             check_codes(Path(self.distilled), spec)
@@ -161,15 +162,11 @@ class Had(Technique):
 
     def calibrate(self, model: Transformer, device: Device, token_ids: Sequence[int]) -> Self:
         """The technique with factors on scores from the deviations of queries and keys on `token_ids`."""
-        learned = replace(self)
-        object.__setattr__(learned, "_codes", plain_codes(model, device, token_ids))  # not a parameter
-        return learned
+        return self.with_calibration(plain_codes(model, device, token_ids))
 
     def cache_scheme(self) -> HadScheme:
         """A HadScheme with these parameters."""
-        codes: Sequence[HeadCodes] | None = self.__dict__.get("_codes")
-        if self.distilled is not None:
-            codes = load_codes(Path(self.distilled))
+        codes = self.calibration if self.distilled is None else load_codes(Path(self.distilled))
         return HadScheme(self.top, codes, turned=self.distilled is not None)
 
 

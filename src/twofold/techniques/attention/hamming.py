@@ -1,9 +1,8 @@
-"""Attention over signs: keys and queries as packed bits, compared by the number of bits in which they
-differ.
+"""Attention over signs: keys and queries as packed bits, compared by the number of bits in which they differ.
 
-Two vectors of signs that differ in h of D elements have the inner product D - 2 h, so that an exclusive
-or and a count of bits take the place of the product (arXiv:2502.01770, section 3). The entries that
-differ least from a query are kept, the newer one of equals, and only their values are read.
+Two vectors of signs that differ in h of D elements have the inner product D - 2 h, so that XOR and popcount
+replace the product (arXiv:2502.01770, section 3). The entries that differ least from a query are kept, of
+equal ones the newer, and only their values are read.
 
 Shape letters: T tokens, H heads, K KV heads, D head dimension, N entries, Q queries, C = D / 8 bytes of a
 code.
@@ -18,6 +17,7 @@ import torch
 
 from twofold.models.cache import Heads
 from twofold.techniques.attention.had_layout import TopN
+from twofold.techniques.weights.bit_planes import pack_bits, unpack_bits
 
 _QUERIES = 16
 """Queries that the plain kernel handles at once, to bound the bytes that it compares."""
@@ -25,7 +25,7 @@ _QUERIES = 16
 
 @dataclass(frozen=True, slots=True)
 class SignMap:
-    """How the vectors of some heads become signs: those of x · map - threshold; non-negative is one.
+    """How the vectors of some heads become signs: the signs of x · map - threshold; 0 counts as positive.
 
     map [H, D, D] and threshold [H, D], float32, or None for neither.
     """
@@ -42,18 +42,12 @@ class SignMap:
 
     def codes(self, x: torch.Tensor) -> torch.Tensor:
         """x [T, H, D] to codes, uint8 [T, H, C]: the sign of element d in bit d % 8 of byte d // 8."""
-        turned = self.turned(x)
-        bits = (turned >= 0).view(*turned.shape[:-1], -1, 8)
-        weights = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8, device=x.device)
-        packed: torch.Tensor = (bits * weights).sum(-1, dtype=torch.uint8)
-        return packed
+        return pack_bits(self.turned(x) >= 0)
 
 
 def signs_of(codes: torch.Tensor) -> torch.Tensor:
     """Codes [..., C] to their signs, -1.0 or 1.0 [..., D]."""
-    shifts = torch.arange(8, dtype=torch.uint8, device=codes.device)
-    bits = (codes.unsqueeze(-1) >> shifts) & 1
-    return bits.flatten(-2).float().mul_(2).sub_(1)
+    return 2.0 * unpack_bits(codes, 8 * codes.shape[-1]) - 1.0
 
 
 def hamming_distances(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

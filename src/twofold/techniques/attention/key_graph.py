@@ -1,15 +1,14 @@
-"""A graph over the keys of one head that leads queries, which are distributed unlike keys, to those with the
-largest inner products.
+"""A graph over the keys of one head that leads queries, whose distribution differs from that of keys, to the
+keys with the largest inner products.
 
-Source: RoarGraph (Chen, Zhang, He, Jing, Wang, VLDB 2024), which RetrievalAttention builds its index after.
-Queries are linked with their nearest keys, found exactly; of this two-sided graph the keys are kept: the key
-that some queries like best stands for them and is linked with all that they like, of which those stay that
-are not nearer to one that stays already. Then each key is linked with what a search for it finds, so that all
-can be reached. A search keeps a list of the best keys seen and goes on from the best that it has not gone on
-from.
+Source: RoarGraph (Chen, Zhang, He, Jing, Wang, VLDB 2024), on which RetrievalAttention bases its index.
+Queries are linked with their nearest keys, found exactly, and this bipartite graph is projected onto the
+keys: the nearest key of some queries stands for them, and is linked with all of their other nearest keys
+except those that are nearer to a key it is already linked with. Then each key is linked with what a search
+for it finds, so that all can be reached. A search keeps a list of the best keys seen, and expands the best of
+them that it has not expanded yet.
 
-Walks are native where the extension is installed (csrc/graph.cpp); `PlainGraph` says in Python what they do,
-and does it where it is not.
+Searches are native where the extension is installed (csrc/graph.cpp); `PlainGraph` does the same in Python.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""LeanAttention: the keys of all sequences and heads of a decode step form one line of tiles, which is dealt
-out evenly; since softmax states merge associatively, it may be cut anywhere.
+"""LeanAttention: the keys of all sequences and heads of a decode step form one line of tiles, which is
+divided evenly among units; since softmax states merge associatively, it may be cut anywhere.
 
 Source: "Lean Attention: Hardware-Aware Scalable Attention Mechanism for the Decode-Phase of Transformers",
 arXiv:2405.10480, section 4 (stream-K after Osama et al., 2023). Differs: query heads that share a KV head go
@@ -8,25 +8,22 @@ together; sequences that read a prompt attend in blocks of queries, as in the so
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
-from twofold.models.spec import ModelSpec
 from twofold.models.step import StepInput
 from twofold.ops.attention import Attention
 from twofold.ops.schedules import LeanAttention, deal_tiles, in_place_of, tiles_of
-from twofold.techniques.attention import schedules_native  # noqa: F401  (fills the registry of kernels)
-from twofold.techniques.attention.flashattention import ONE_METHOD, check_heads
-from twofold.techniques.attention.schedules import ScheduleScheme
-from twofold.techniques.base import Claim, Info, Technique
+from twofold.techniques.attention.schedules import ScheduleTechnique
+from twofold.techniques.base import Claim, Info
 
 _PAPER = "arXiv:2405.10480"
 
 
 @dataclass(frozen=True)
-class Lean(Technique):
-    """Tiles of `tile` keys (256 for heads of 64 on an A100, 128 for heads of 128) over `workers` units (its
-    108; on a CPU, its cores)."""
+class Lean(ScheduleTechnique):
+    """tile: keys of a tile (the source on an A100: 256 for heads of 64, 128 for heads of 128). workers: units
+    that share the tiles (an A100's 108; on a CPU, its cores)."""
 
     tile: int = 256
     workers: int = 108
@@ -37,12 +34,11 @@ class Lean(Technique):
             "Lean Attention: Hardware-Aware Scalable Attention Mechanism for the Decode-Phase of Transformers"
         ),
         source=_PAPER,
-        summary="decode attention whose tiles of keys are dealt out evenly over sequences and heads",
+        summary="exact decode attention that divides the keys of all sequences and heads evenly among units",
         seams=("attention",),
         lossless=True,
         provides=("attention-method",),
         excludes=("attention-method",),
-        reasons=ONE_METHOD,
     )
     claims: ClassVar[tuple[Claim, ...]] = (
         Claim(
@@ -84,13 +80,9 @@ class Lean(Technique):
         where = "technique lean-attention"
         if self.tile < 16 or self.tile % 16:
             nearest = max(16, round(self.tile / 16) * 16)
-            raise ValueError(f"{where}: tile must be a multiple of 16 keys, not {self.tile}; try {nearest}")
+            raise ValueError(f"{where}: tile must be a multiple of 16 keys, not {self.tile}; use {nearest}")
         if self.workers < 1:
             raise ValueError(f"{where}: workers must be at least 1, not {self.workers}")
-
-    def check(self, spec: ModelSpec) -> None:
-        """ValueError where heads have no keys of their own."""
-        check_heads("lean-attention", spec)
 
     def op(self, plain: Attention, step: StepInput) -> Attention:
         """The op where sequences decode, with its segments counted; plain attention where all read
@@ -115,7 +107,3 @@ class Lean(Technique):
             busiest=max(sum(s.last - s.first for s in share) for share in shares),
             dealt=sum(tiles),
         )
-
-    def attending_scheme(self) -> ScheduleScheme:
-        """All layers that see the whole context."""
-        return ScheduleScheme(replace(self))

@@ -1,18 +1,18 @@
-"""MInference: long prompts attend to few keys. Each head has one of three patterns, found beforehand; which
-keys its pattern means for a prompt is estimated as the prompt is read, and the rest is skipped.
+"""MInference: long prompts attend to few keys. Each head has one of three sparse patterns, found beforehand;
+the keys that the pattern selects in a prompt are estimated as the prompt is read, and all others are skipped.
 
 Source: "MInference 1.0: Accelerating Pre-filling for Long-Context LLMs via Dynamic Sparse Attention",
 arXiv:2407.02490, section 3, algorithms 1 to 3; sizes, what is always read and `ratio` as in its code.
-Differs: sizes count the keys that a tile of queries reads, not diagonals (one alone costs a whole tile of
-keys), so that all patterns cost the same by construction where the source adapts sizes until they do; an
-index is made for each step of a prompt that is read in pieces, from the last queries of that piece; patterns
-are sought on text as short as calibration gives, with sizes reduced in proportion.
+Differs: sizes count the keys that a tile of queries reads, not diagonals (a single diagonal costs a whole
+tile of keys), so that all patterns cost the same by construction, where the source adapts sizes until they
+do; a prompt that is read in pieces gets an index for each piece, from its last queries; patterns are searched
+on a calibration text, with sizes reduced in proportion where it is short.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import torch
@@ -30,6 +30,7 @@ from twofold.techniques.attention import sparse_native  # noqa: F401  (fills the
 from twofold.techniques.attention.pattern_search import search_patterns
 from twofold.techniques.attention.sparse_patterns import GROUP, KINDS, HeadPattern, SparsePlan
 from twofold.techniques.base import Claim, Info, Technique
+from twofold.techniques.requirements import require_global_layer
 
 _PAPER = "arXiv:2407.02490"
 _TABLE = "its code's table of latencies, experiments/README.md (the figures behind figure 1b)"
@@ -58,10 +59,10 @@ class MInference(Technique):
     """Tiles of `block_size` queries read at most `vertical_size` keys as columns and `slash_size` along
     diagonals, or as many in blocks.
 
-    Both sizes are multiplied by `ratio`: their defaults are for prompts of a hundred thousand tokens. last_q:
-    queries of each step that estimate. pattern: "search" finds one per head on calibration text, any other
-    is that of all heads. Steps with fewer queries of a sequence, or contexts no longer than the sizes, attend
-    to everything.
+    ratio: factor on both sizes, whose defaults are for prompts of a hundred thousand tokens. last_q: last
+    queries of each step, from which the keys are estimated. pattern: "search" finds one per head on
+    calibration text; any other is used for all heads. Steps with fewer queries than last_q, and contexts no
+    longer than both sizes, attend to everything.
     """
 
     vertical_size: int = 1000
@@ -75,18 +76,28 @@ class MInference(Technique):
         name="minference",
         title=("MInference 1.0: Accelerating Pre-filling for Long-Context LLMs via Dynamic Sparse Attention"),
         source=_PAPER,
-        summary="prompts attend to the columns, diagonals or blocks that their last queries point at",
+        summary="prompts attend only to the columns, diagonals or blocks that their last queries point to",
         seams=("attention",),
         lossless=False,
         provides=("attention-method",),
         excludes=("attention-method",),
-        reasons={"attention-method": "queries attend in one way; name one technique that says how"},
     )
     claims: ClassVar[tuple[Claim, ...]] = (
         _speedup("100k", "100,000", 24.88319 / 13.98508),
         _speedup("300k", "300,000", 169.62441 / 41.09374),
         _speedup("500k", "500,000", 456.78353 / 66.27691),
         _speedup("1m", "1,000,000", 1765.56387 / 179.12031),
+        Claim(
+            "full-1m",
+            "time to the first token with full attention (1,000,000 tokens)",
+            (1800.0, 1800.0),
+            "s",
+            "none",
+            "an 8B model",
+            _HARDWARE,
+            f"{_PAPER}, abstract (its table: 1,766 s)",
+            "minference:full_1m",
+        ),
         Claim(
             "accuracy",
             "average score on InfiniteBench relative to full attention",
@@ -125,17 +136,8 @@ class MInference(Technique):
             )
 
     def check(self, spec: ModelSpec) -> None:
-        """ValueError where no layer attends to the whole prompt in a way that could be thinned out."""
-        if spec.latent is not None:
-            raise ValueError(
-                f"technique minference: {spec.name} caches latents, not keys that queries are compared with; "
-                "use a model with ordinary attention"
-            )
-        if not any(spec.is_global(layer) for layer in range(spec.num_layers)):
-            raise ValueError(
-                f"technique minference: every layer of {spec.name} sees a window of {spec.window} tokens "
-                "already; use a model with global layers"
-            )
+        """Some layer must attend to the whole prompt, by keys and values."""
+        require_global_layer("minference", spec)
 
     @property
     def target(self) -> HeadPattern:
@@ -147,20 +149,12 @@ class MInference(Technique):
     @property
     def needs_calibration(self) -> bool:
         """Whether the heads' patterns are still to be found."""
-        return self.pattern == "search" and self.patterns is None
-
-    @property
-    def patterns(self) -> dict[int, tuple[HeadPattern, ...]] | None:
-        """What calibration found for the heads of each layer; None where there was none."""
-        found: dict[int, tuple[HeadPattern, ...]] | None = self.__dict__.get("_patterns")
-        return found
+        return self.pattern == "search" and self.calibration is None
 
     def calibrate(self, model: Transformer, device: Device, token_ids: Sequence[int]) -> Self:
         """The technique with the pattern of each head that keeps most of its attention on `token_ids`."""
-        learned = replace(self)
         found = search_patterns(model, device, token_ids, self.target, self.sparse_plan)
-        object.__setattr__(learned, "_patterns", found)  # learned, not a parameter
-        return learned
+        return self.with_calibration(found)
 
     def sparse_plan(self, patterns: tuple[HeadPattern, ...]) -> SparsePlan:
         """How heads of those patterns attend."""
@@ -183,8 +177,8 @@ MOST_QUERIES = 128
 
 
 class SparseScheme:
-    """Which layers attend sparsely. counters: query-key pairs of prompts' heads that were computed and
-    skipped, scores that estimating took."""
+    """All layers without a window read prompts sparsely. counters: query-key pairs of prompts' heads that
+    were computed and skipped, and scores that the estimates took."""
 
     def __init__(self, technique: MInference) -> None:
         self.technique = technique
@@ -194,7 +188,7 @@ class SparseScheme:
         """Sparse prefill, but for layers with a window."""
         if heads.window is not None:
             return None
-        found = self.technique.patterns
+        found: dict[int, tuple[HeadPattern, ...]] | None = self.technique.calibration
         patterns = (self.technique.target,) * heads.heads if found is None else found[layer]
         return SparsePrefill(self.technique.sparse_plan(patterns), self.counters)
 

@@ -9,13 +9,11 @@ from dataclasses import replace
 import torch
 
 from twofold.devices.base import Device
-from twofold.models.attending import Attending
-from twofold.models.cache import CacheLayer, Heads
-from twofold.models.layer_pass import LayerPass
-from twofold.models.step import StepInput
+from twofold.models.cache import Heads
 from twofold.models.transformer import Transformer
-from twofold.ops.attention import Attention, Span
+from twofold.ops.attention import Span
 from twofold.techniques.attention.sparse_patterns import GROUP, HeadPattern, SparsePlan, capped, choose_keys
+from twofold.techniques.attention.watching import watch
 
 CANDIDATES = (
     ("a-shape", 100, 800),
@@ -36,58 +34,27 @@ TILES = 8
 MakePlan = Callable[[tuple[HeadPattern, ...]], SparsePlan]
 
 
-@torch.inference_mode()
 def search_patterns(
     model: Transformer, device: Device, token_ids: Sequence[int], target: HeadPattern, make_plan: MakePlan
 ) -> dict[int, tuple[HeadPattern, ...]]:
     """For each layer without a window, a pattern per head with as many keys as `target`, by how `model`
     attends on `token_ids`. ValueError where these are too few to tell patterns apart."""
-    tokens = len(token_ids)
-    if tokens < 2 * TEXT_OVER_KEYS:
-        raise ValueError(f"technique minference: calibration needs {2 * TEXT_OVER_KEYS} tokens, not {tokens}")
-    where = model.norm.weight.device if model.norm.weight is not None else None
-    ids = torch.tensor(list(token_ids), device=where)
-    step = StepInput([Span(tokens, tokens)], tokens, 0, ids, torch.arange(tokens, device=where))
-    passing = LayerPass(model, model.spec.num_layers)
+    if len(token_ids) < 2 * TEXT_OVER_KEYS:
+        raise ValueError(
+            f"technique minference: calibration needs {2 * TEXT_OVER_KEYS} tokens, not {len(token_ids)}"
+        )
     found: dict[int, tuple[HeadPattern, ...]] = {}
-    for layer in passing.layers:
-        if layer.attention is not None and layer.attention.cache.heads.window is None:
-            layer.attention.cache.attending = Watch(layer.index, found, target, make_plan)
-    device.begin_step()
-    passing.run(passing.begin(step, device), device)
-    passing.end()
-    device.end_step()
+
+    def judge(layer: int, q: torch.Tensor, k: torch.Tensor) -> None:
+        attention = model.layers[layer].attention
+        assert attention is not None
+        heads = attention.cache.heads
+        if heads.window is None and layer not in found:  # of a text in pieces, the first is judged
+            best = best_candidates(q, k, heads, target.keys, make_plan)
+            found[layer] = tuple(sized(CANDIDATES[i], target.keys) for i in best)
+
+    watch(model, device, token_ids, judge)
     return found
-
-
-class Watch(Attending):
-    """Plain attention that judges patterns on what passes."""
-
-    def __init__(
-        self,
-        layer: int,
-        found: dict[int, tuple[HeadPattern, ...]],
-        target: HeadPattern,
-        make_plan: MakePlan,
-    ) -> None:
-        self.layer, self.found, self.target, self.make_plan = layer, found, target, make_plan
-
-    def attend(
-        self,
-        device: Device,
-        cache: CacheLayer,
-        step: StepInput,
-        plain: Attention,
-        q: torch.Tensor | None,
-        *new: torch.Tensor | None,
-    ) -> torch.Tensor | None:
-        """As plain attention. A longer text than a pass takes at once is judged by what comes first."""
-        assert q is not None
-        if self.layer not in self.found:
-            k, _ = cache.read(step, 0)
-            best = best_candidates(q, k, cache.heads, self.target.keys, self.make_plan)
-            self.found[self.layer] = tuple(sized(CANDIDATES[i], self.target.keys) for i in best)
-        return super().attend(device, cache, step, plain, q, *new)
 
 
 def sized(candidate: tuple[str, int, int], keys: int) -> HeadPattern:

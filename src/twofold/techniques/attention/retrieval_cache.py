@@ -1,12 +1,12 @@
 """The cache layer of attention with retrieval: a static window on the device, all other entries in host
-memory under graphs that are searched for the keys that a query likes best.
+memory, indexed by graphs that are searched for the keys with the largest inner products.
 
 Between steps each entry lies in one place, by its number alone (see `Layout`). A prompt attends to
 everything, and its last queries link the keys that have left the window; a short step searches, and attends
 to the window and what it finds, as one softmax over both.
 
-Shape letters: T new tokens, N visible entries, K KV heads, H heads, G heads per KV head, D head dimension,
-W entries of the window, L entries of the longest sequence.
+Shape letters: T new tokens, N visible entries, K KV heads, H heads, G heads per KV head, D head dimension, W
+entries of the window, L entries of the longest sequence.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ class RetrievalCache(RetrievalStore):
             copy = Copy(moved * self._entry_bytes, DEVICE, host)
             device.execute(copy, lambda: self._offload(step, k, v))
         stored = step.num_tokens * self._entry_bytes
-        device.execute(CacheWrite(step.num_tokens, h.stored_width, stored, h.act_bytes), self, step, k, v)
+        write = CacheWrite(step.num_tokens, h.stored_width, stored, h.act_bytes, format="retrieval")
+        device.execute(write, self, step, k, v)
         searching = [s for s in step.spans if lay.searches(s)]
         found: Found = [None] * len(step.spans)
         if searching:
@@ -135,7 +136,7 @@ class RetrievalCache(RetrievalStore):
         return grouped.reshape(h.kv_heads, -1, h.head_dim).to("cpu", torch.float32).contiguous()
 
     def _extend(self, step: StepInput) -> None:
-        for seq, (row, _, _, after) in enumerate(self._parts(step)):
+        for seq, (row, _, _, after) in enumerate(step.parts()):
             hosted = self.layout.hosted(after)
             if self.layout.searches(step.spans[seq]):
                 for graph in self._graphs[row]:
@@ -146,7 +147,7 @@ class RetrievalCache(RetrievalStore):
         assert q is not None
         lay = self.layout
         found: Found = []
-        for span, (row, start, before, after) in zip(step.spans, self._parts(step), strict=True):
+        for span, (row, start, before, after) in zip(step.spans, step.parts(), strict=True):
             if not lay.searches(span):
                 found.append(None)
                 continue
@@ -162,7 +163,7 @@ class RetrievalCache(RetrievalStore):
 
     def _attend(self, step: StepInput, q: torch.Tensor, found: Found) -> torch.Tensor:
         out = q.new_empty(len(q), self.heads.heads * self.heads.v_dim)
-        for seq, (row, start, before, after) in enumerate(self._parts(step)):
+        for seq, (row, start, before, after) in enumerate(step.parts()):
             end = start + after - before
             keys = found[seq]
             if keys is None:
@@ -206,7 +207,7 @@ class RetrievalCache(RetrievalStore):
     def _learn(self, step: StepInput, q: torch.Tensor | None) -> None:
         assert q is not None
         lay = self.layout
-        for span, (row, start, before, after) in zip(step.spans, self._parts(step), strict=True):
+        for span, (row, start, before, after) in zip(step.spans, step.parts(), strict=True):
             if count := lay.teaches(span):
                 end = start + after - before
                 for graph, each in zip(self._graphs[row], self._group(q[end - count : end]), strict=True):

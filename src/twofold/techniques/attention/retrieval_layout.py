@@ -5,10 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from twofold.ops.attention import Span
-
-SHORT = 32
-"""New tokens up to which a step searches for the keys that it attends to. Longer ones are prompts, which
-attend to everything and teach the graphs."""
+from twofold.techniques.attention.short import SHORT
 
 
 @dataclass(slots=True)
@@ -65,6 +62,8 @@ class Layout:
         return min(span.queries, self.training_queries)
 
     def scanned(self, span: Span) -> int:
-        """Keys that one search of `span` is expected to look at."""
-        hosted = self.hosted(span.keys)
-        return min(hosted, max(self.top_k, round(self.expected_share * hosted)))
+        """Keys that one search of `span` is expected to look at: the share that those before it looked at, or
+        `expected_share` where there were none."""
+        hosted, searched = self.hosted(span.keys), self.counters["keys_searched"]
+        share = self.keys_scanned / searched if self.keys_scanned and searched else self.expected_share
+        return min(hosted, max(self.top_k, round(share * hosted)))

@@ -89,14 +89,8 @@ def split_attention(
 
 
 @reference(GraphSearch)
-def graph_search(op: GraphSearch, run: Callable[[], Any]) -> Any:
-    """Let `run` search."""
+@reference(GraphLink)
+def let_run(op: Op, run: Callable[[], Any]) -> Any:
+    """The cache layer does it: `run`."""
     del op
     return run()
-
-
-@reference(GraphLink)
-def graph_link(op: GraphLink, run: Callable[[], None]) -> None:
-    """Let `run` link."""
-    del op
-    run()

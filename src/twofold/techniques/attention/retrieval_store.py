@@ -18,10 +18,10 @@ from twofold.techniques.attention.retrieval_layout import Layout
 
 
 class RetrievalStore(CacheLayer):
-    """Tensors: k_window, v_window [max_seqs, W, K, D], of which the first `initial` hold the entries of that
-    number and the others, in turn, the newest (as many more as there may be drafts, so that what drafts push
-    out comes back with them). host: k, v [max_seqs, K, L, D] and neighbours int32 [max_seqs, K, L, width] in
-    host memory, which takes pages as it is written.
+    """Tensors: k_window, v_window [max_seqs, W, K, D]: the `initial` first entries, then a ring of the newest
+    (longer by the most drafts, so that what drafts push out is not lost when they are voided). host: k, v
+    [max_seqs, K, L, D] and neighbours int32 [max_seqs, K, L, width] in host memory, which takes pages as it
+    is written.
 
     Not shareable: entries lie by sequence, in no blocks.
     """
@@ -42,7 +42,7 @@ class RetrievalStore(CacheLayer):
 
     @property
     def _turn(self) -> int:
-        """Places that the newest entries take in turn."""
+        """Length of the ring of the newest entries."""
         return self.layout.recent + self.max_drafts
 
     def block_bytes(self) -> int:
@@ -92,20 +92,12 @@ class RetrievalStore(CacheLayer):
         initial = self.layout.initial
         return (torch.arange(first, last, device=where) - initial) % self._turn + initial
 
-    def _parts(self, step: StepInput) -> list[tuple[int, int, int, int]]:
-        """(row, first new token, entries before, entries after) of each sequence."""
-        parts, start = [], 0
-        for row, (queries, keys) in zip(step.rows, step.spans, strict=True):
-            parts.append((row, start, keys - queries, keys))
-            start += queries
-        return parts
-
     def _offload(self, step: StepInput, k: torch.Tensor | None, v: torch.Tensor | None) -> None:
         """Put into the host's store what the step's entries push out of the window, or find no room there."""
         assert k is not None
         assert v is not None
         lay, initial = self.layout, self.layout.initial
-        for row, start, before, after in self._parts(step):
+        for row, start, before, after in step.parts():
             first, last = lay.hosted(before), lay.hosted(after)
             middle = min(last, max(first, before - initial))  # up to there they lie in the window
             for name, new in (("k", k), ("v", v)):
@@ -121,7 +113,7 @@ class RetrievalStore(CacheLayer):
     def write(self, step: StepInput, k: torch.Tensor, v: torch.Tensor) -> None:
         """Put what stays near into the window."""
         lay, initial = self.layout, self.layout.initial
-        for row, start, before, after in self._parts(step):
+        for row, start, before, after in step.parts():
             if not before:
                 for graph in self._graphs[row]:
                     graph.count = 0

@@ -1,16 +1,16 @@
-"""RetrievalAttention: keys outside a static window lie in host memory under a graph that is built for the
-queries of attention, which are distributed unlike keys; a token attends to the window and the keys that it
-finds.
+"""RetrievalAttention: keys outside a static window lie in host memory, indexed by a graph that is built for
+the queries of attention, whose distribution differs from that of keys; a token attends to the window and to
+the keys that a search finds.
 
 Source: "RetrievalAttention: Accelerating Long-Context LLM Inference via Vector Retrieval", arXiv:2409.10516:
 a window of 640 tokens, the 100 best keys of each query, a graph made from the exact nearest keys of prefill
 queries; and RoarGraph (VLDB 2024, github.com/matchyc/RoarGraph), whose parameters it has: query_neighbours
 (its M_sq), degree (M_pjbp), build_list (L_pjpq, 500 there for ten million vectors).
 
-Differs: the graph grows with each part of a prompt, and the last queries of the part teach it, not all of
-them; tokens that leave the window while others are generated are linked by search; the heads that share a KV
-head share a graph; up to 32 tokens that come together (guesses that are verified, the end of a prompt) search
-as well; layers with a sliding window keep what they see where it is.
+Differs: the graph grows with each part of a prompt, and only the last queries of the part build it; tokens
+that leave the window during generation are linked by search; heads that share a KV head share a graph; up to
+32 tokens that come together (drafts that are verified, the end of a prompt) search as well; layers with a
+sliding window keep a dense cache.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from twofold.models.spec import ModelSpec
 from twofold.techniques.attention.retrieval_cache import RetrievalCache
 from twofold.techniques.attention.retrieval_layout import Layout
 from twofold.techniques.base import Claim, Info, Technique
+from twofold.techniques.requirements import require_global_layer
 
 _PAPER = "arXiv:2409.10516"
 _MODEL = "Llama-3-8B-Instruct-262k, 131072 tokens"
@@ -32,8 +33,7 @@ _HARDWARE = "NVIDIA RTX 4090 24 GB, Intel i9-10900X"
 
 
 class RetrievalScheme:
-    """Every layer's cache is a RetrievalCache, but for those with a sliding window. counters: see
-    `Layout`."""
+    """Every layer's cache is a RetrievalCache, except with a sliding window. counters: see `Layout`."""
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
@@ -47,11 +47,11 @@ class RetrievalScheme:
         return RetrievalCache(heads, block_size, self.layout)
 
     def expect(self, behaviour: Mapping[str, float]) -> None:
-        """What searches look at where nothing is computed."""
+        """The share of the keys that searches look at where nothing is computed."""
         self.layout.expected_share = behaviour["keys_read"]
 
     def measured(self) -> dict[str, float]:
-        """What they did look at."""
+        """The share that they looked at, if there were any."""
         searched = self.counters["keys_searched"]
         return {"keys_read": self.layout.keys_scanned / searched} if searched else {}
 
@@ -59,11 +59,10 @@ class RetrievalScheme:
 @dataclass(frozen=True)
 class RetrievalAttention(Technique):
     """initial, recent: tokens of the static window. top_k: keys that a query takes from the host.
-    search_list: best keys that a search keeps, at least top_k. degree: neighbours that queries give a key,
-    and again as many that a search does. query_neighbours: nearest keys of a query that are linked.
-    build_list: best keys kept while a key is linked. training_queries: last tokens of a part of a prompt
-    whose queries link keys.
-    """
+    search_list: best keys that a search keeps, at least top_k. degree: neighbours that a key gets from
+    queries, and as many again from a search for it. query_neighbours: nearest keys of a query that are
+    linked. build_list: best keys that are kept while a key is linked. training_queries: last tokens of each
+    part of a prompt, whose queries link keys."""
 
     initial: int = 128
     recent: int = 512
@@ -78,15 +77,13 @@ class RetrievalAttention(Technique):
         name="retrievalattention",
         title="RetrievalAttention: Accelerating Long-Context LLM Inference via Vector Retrieval",
         source=_PAPER,
-        summary="attends to a window and to keys that a search of a graph in host memory finds",
+        summary="attends to a window and to the keys that a graph search in host memory finds",
         seams=("cache", "attention"),
         lossless=False,
         provides=("cache-storage", "attention-method"),
         excludes=("cache-storage", "attention-method", "retention"),
         reasons={
-            "cache-storage": "a cache entry is stored in one way; name one technique that changes it",
-            "attention-method": "its cache decides what a query attends to; name one technique that does",
-            "retention": "dropped entries are in no graph; keep all of them, or leave the graphs out",
+            "retention": "its graphs link entries that the other technique would drop; name one of the two",
         },
         behaviour={"keys_read": (0.02, f"{_PAPER}, abstract: 1 to 3 % of the keys")},
     )
@@ -135,25 +132,17 @@ class RetrievalAttention(Technique):
             if getattr(self, name) < 1:
                 raise ValueError(f"{where}: {name} must be at least 1, not {getattr(self, name)}")
         if self.initial < 0:
-            raise ValueError(f"{where}: initial must not be negative, as {self.initial}")
+            raise ValueError(f"{where}: initial must be at least 0, not {self.initial}")
         if self.search_list < self.top_k:
             raise ValueError(
-                f"{where}: search_list ({self.search_list}) must be at least top_k; use {self.top_k}"
+                f"{where}: search_list must be at least top_k ({self.top_k}), not {self.search_list}"
             )
         if self.query_neighbours < 2:
             raise ValueError(f"{where}: query_neighbours must be at least 2, not {self.query_neighbours}")
 
     def check(self, spec: ModelSpec) -> None:
         """Some layer must attend to the whole context, by keys and values."""
-        where = f"technique {self.info.name}"
-        if spec.latent is not None:
-            raise ValueError(
-                f"{where}: {spec.name} caches one latent per token, not keys and values; leave it out"
-            )
-        if not any(spec.is_global(i) for i in range(spec.num_layers)):
-            raise ValueError(
-                f"{where}: all layers of {spec.name} attend to {spec.window} near tokens alone; leave it out"
-            )
+        require_global_layer(self.info.name, spec)
 
     def cache_scheme(self) -> RetrievalScheme:
         """A RetrievalScheme with these parameters."""

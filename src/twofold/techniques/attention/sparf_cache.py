@@ -21,22 +21,17 @@ from twofold.models.step import StepInput
 from twofold.models.weights import TORCH_DTYPES
 from twofold.ops.attention import Attention, CacheWrite, Span, SpanTotals, total_spans
 from twofold.ops.sparf_attention import SparfAttention
+from twofold.techniques.attention.short import is_generated
 
 SUM_BYTES = 4
 """Of an element of a block's sum of values."""
 
-SHORT = 32
-"""New tokens behind others up to which each attends to what it chooses: guesses that are verified, the end of
-a prompt. More are a prompt, which attends to everything."""
-
 
 @dataclass(slots=True)
 class Choice:
-    """What is compared and kept; the layers of a model share it. compression: a query compares one element
-    of so many and attends to one key of so many; group: tokens that are read together; expected_groups: share
-    of the groups of which a key is kept, where nothing is computed. counters: of layers that are run (on a
-    modelled device, of one layer of each kind).
-    """
+    """What is compared and kept; the layers of a model share it. compression, group: see `sparf.Sparf`;
+    expected_groups: share of the groups that hold a kept key, where nothing is computed. counters: of all
+    layers that are run (on a modelled device, of one layer of each kind)."""
 
     compression: int
     group: int
@@ -80,6 +75,7 @@ class SparfCache(DenseCache):
 
     def __init__(self, heads: Heads, block_size: int, choice: Choice) -> None:
         super().__init__(heads, block_size)
+        self.stored_as = "sparf"
         self.choice = choice
         self._newest: tuple[Sequence[Span], Counts] | None = None
 
@@ -219,15 +215,16 @@ class SparfCache(DenseCache):
         total["keys_kept"] += counts.kept
 
     def _count_groups(self, kept: torch.Tensor, entries: int) -> None:
-        groups = kept // self.choice.group
-        count = self.choice.counters
-        count["groups_seen"] += self.choice.groups(entries) * len(groups)
-        count["groups_read"] += sum(len(set(row)) for row in groups.tolist())
+        """kept [K, n]: ascending entries, so that those of a group are neighbours."""
+        groups, count = kept // self.choice.group, self.choice.counters
+        heads = groups.shape[0]
+        count["groups_seen"] += self.choice.groups(entries) * heads
+        count["groups_read"] += heads + int((groups[:, 1:] != groups[:, :-1]).sum())
 
 
 def is_short(span: Span) -> bool:
     """Whether each query of `span` chooses what it attends to."""
-    return span.queries == 1 or (span.queries <= SHORT and span.keys > span.queries)
+    return span.queries == 1 or is_generated(span)
 
 
 @reference(SparfAttention)

@@ -1,18 +1,18 @@
-"""SpAtten: tokens and heads that matter little are pruned layer by layer and stay pruned in the layers
-behind; keys are read by their upper bits first, and by all bits only where no entry stands out; values of the
-likeliest alone.
+"""SpAtten: tokens and heads that matter little are pruned layer by layer and stay pruned in all later layers;
+the upper bits of keys are read first, and all bits only if no entry stands out; values are read of the
+entries with the largest weights alone.
 
 Source: "SpAtten: Efficient Sparse Attention Architecture with Cascade Token and Head Pruning",
 arXiv:2012.09852, and github.com/mit-han-lab/spatten, whose workload for GPT-2 medium gives the shares of
-tokens, heads and values and their depths. A token matters by the attention that it was given so far, added up
+tokens, heads and values and their depths. A token matters by the attention that it received so far, summed
 over layers, heads and queries; a head by the magnitude of its outputs so far.
 
-The accelerator is the device `spatten`. Differs: without the source's fine-tuning of the pruned model. As
-in that workload, prompts attend to everything, and generated tokens to what is left; up to 32 new tokens
-behind others (drafts, say) count as generated and are pruned for together. Keys have 4 upper and 4 lower
-bits, values 8; the upper bits stand for the middle of what they may be. Heads that share keys are pruned one
-by one, keys are read while any of them is left. Pruned entries stay in the cache, as they may matter in the
-layers before.
+The accelerator is the device `spatten`. Differs: without the source's fine-tuning of the pruned model. As in
+that workload, prompts attend to everything, and generated tokens to what is left; up to 32 new tokens that
+follow others (drafts, say) count as generated and share one choice. Keys have 4 upper and 4 lower bits,
+values 8; the upper bits alone stand for the middle of their range. Heads that share keys are pruned one by
+one, and the keys are read as long as any of them is left. Pruned entries stay in the cache, as earlier layers
+may still need them.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from twofold.models.spec import ModelSpec
 from twofold.techniques.attention.spatten_cache import SpattenCache
 from twofold.techniques.attention.spatten_cascade import Cascade
 from twofold.techniques.base import Claim, Info, Technique
+from twofold.techniques.requirements import require_keys
 
 _PAPER = "arXiv:2012.09852"
 _MODEL = "30 benchmarks on BERT and GPT-2"
@@ -81,8 +82,8 @@ class SpattenScheme:
 
 @dataclass(frozen=True)
 class Spatten(Technique):
-    """tokens, heads: shares that are left in the last layers; values: share of those tokens whose values
-    are read; threshold: weight that an entry must reach for the upper bits to do."""
+    """tokens, heads: shares that are left in the last layers; values: share of those tokens whose values are
+    read; threshold: attention weight that an entry must reach for the upper bits to suffice."""
 
     tokens: float = 0.3
     heads: float = 0.625
@@ -93,16 +94,13 @@ class Spatten(Technique):
         name="spatten",
         title="SpAtten: Efficient Sparse Attention Architecture with Cascade Token and Head Pruning",
         source=_PAPER,
-        summary="prunes tokens and heads from layer to layer; reads upper bits of keys first, few values",
+        summary="prunes tokens and heads layer by layer; reads the upper bits of keys first, and few values",
         seams=("attention", "cache"),
         lossless=False,
         provides=("cache-storage", "attention-method"),
         excludes=("cache-storage", "attention-method", "retention"),
         reasons={
-            "cache-storage": "its keys are stored in two halves; name one technique that changes how entries "
-            "are stored",
-            "attention-method": "it decides which entries and heads attend; name one attention method",
-            "retention": "it keeps every entry for the layers that still need it and adds up itself which "
+            "retention": "it keeps every entry for the layers that still need it, and decides itself which "
             "matter; name one of the two",
         },
         behaviour={
@@ -142,8 +140,7 @@ class Spatten(Technique):
     def check(self, spec: ModelSpec) -> None:
         """Every layer must see the whole context."""
         where = "technique spatten"
-        if spec.latent is not None:
-            raise ValueError(f"{where}: {spec.name} caches latents instead of keys and values; leave it out")
+        require_keys("spatten", spec)
         if not all(spec.is_global(i) for i in range(spec.num_layers)):
             raise ValueError(
                 f"{where}: layers of {spec.name} see {spec.window} tokens, and what is pruned in one layer "
@@ -151,7 +148,8 @@ class Spatten(Technique):
             )
         if spec.head_dim % 2:
             raise ValueError(
-                f"{where}: heads of {spec.name} are {spec.head_dim} wide; half a byte would be left"
+                f"{where}: heads of {spec.name} are {spec.head_dim} wide, an odd number, so that 4-bit codes "
+                "do not fill whole bytes; leave spatten out"
             )
 
     def cache_scheme(self) -> SpattenScheme:

@@ -13,7 +13,7 @@ from twofold.devices.base import Device
 from twofold.models.cache import CacheLayer, CacheSize, Heads
 from twofold.models.cache_memory import reserve
 from twofold.models.step import StepInput
-from twofold.ops.attention import Span, total_spans
+from twofold.ops.attention import SpanTotals, total_spans
 from twofold.ops.pruned_attention import (
     PrunedAttention,
     RankedAttention,
@@ -21,15 +21,12 @@ from twofold.ops.pruned_attention import (
     ScoreWhole,
     WeighValues,
 )
-from twofold.techniques.attention.spatten_cascade import Cascade
+from twofold.techniques.attention.spatten_cascade import Cascade, Parts
 from twofold.techniques.attention.spatten_codes import halves, joined, quantise
 from twofold.techniques.attention.spatten_ops import Work
 
 SCALE_BYTES = 2
 """Of the scale of a head's key, and of its value."""
-
-MOST_QUERIES = 32
-"""New tokens of a sequence up to which they are taken to be generated, not a piece of a prompt."""
 
 _EMPTY = torch.zeros(0)
 
@@ -72,8 +69,9 @@ class SpattenCache(CacheLayer):
 
     @property
     def cost_key(self) -> object:
-        """Layers differ by how much is pruned before them."""
-        return super().cost_key, self.layer
+        """Layers differ by how much is pruned before them: known once all layers of the model are made."""
+        alive = self.cascade.num_heads(self.layer, self.heads.heads)
+        return type(self), self.heads, self.block_size, self.cascade.share(self.layer), alive
 
     def read_bytes(self, step: StepInput) -> int:
         """All visible entries: what is read at most."""
@@ -94,7 +92,7 @@ class SpattenCache(CacheLayer):
     def _part(
         self,
         kind: type[PrunedAttention],
-        spans: list[Span],
+        totals: SpanTotals,
         nbytes: float,
         scores: int,
         width: int,
@@ -104,7 +102,7 @@ class SpattenCache(CacheLayer):
         """One part of attention; elements: of the cache, that are widened; alive: heads left."""
         h = self.heads
         return kind(
-            total_spans(spans),
+            totals,
             h.heads,
             h.kv_heads,
             h.head_dim,
@@ -131,17 +129,15 @@ class SpattenCache(CacheLayer):
     ) -> torch.Tensor | None:
         """Store the new entries; attend with all of a prompt's, and with what is left of generated
         tokens'."""
-        write, _ = self.ops(step)
-        device.execute(write, self, step, k, v)
+        device.execute(self.writing(step), self, step, k, v)
         if self.first is self:
             self.cascade.begin()
         out = None if q is None else q.new_empty(len(q), self.heads.heads * self.heads.v_dim)
-        prompts = [i for i, s in enumerate(step.spans) if not _generates(s)]
-        others = [i for i, s in enumerate(step.spans) if _generates(s)]
-        if prompts:
-            device.execute(self._ranked(step, prompts), q, self, step, prompts, out)
-        if others:
-            self._attend_pruned(device, step, others, q, out)
+        parts = self.cascade.parts(step.spans)
+        if parts.prompts:
+            device.execute(self._ranked(step, parts.prompts), q, self, step, parts.prompts, out)
+        if parts.others:
+            self._attend_pruned(device, step, parts, q, out)
         return out
 
     def _ranked(self, step: StepInput, seqs: list[int]) -> RankedAttention:
@@ -161,24 +157,18 @@ class SpattenCache(CacheLayer):
         )
 
     def _attend_pruned(
-        self, device: Device, step: StepInput, seqs: list[int], q: torch.Tensor | None, out: Any
+        self, device: Device, step: StepInput, parts: Parts, q: torch.Tensor | None, out: Any
     ) -> None:
         h, cascade = self.heads, self.cascade
-        spans = [step.spans[i] for i in seqs]
-        counts = [cascade.num_entries(self.layer, s.keys, s.queries) for s in spans]
+        left = cascade.left(parts, self.layer, h.heads // h.kv_heads)
         heads = cascade.num_heads(self.layer, h.heads)
-        work = [] if q is None else self._work(step, seqs, counts, heads, q.device)
-        # Keys of a group are read once for all of its heads that are left.
-        read = min(h.kv_heads, heads)
-        kv_heads = [len(set(self.kv_of(w.heads).tolist())) for w in work] if work else [read] * len(seqs)
-        left = [Span(s.queries, n) for s, n in zip(spans, counts, strict=True)]
-        rows = sum(s.queries for s in spans) * heads
-        scores = sum(s.queries * n for s, n in zip(spans, counts, strict=True)) * heads
-        entries = sum(n * kv for n, kv in zip(counts, kv_heads, strict=True))
+        work = [] if q is None else self._work(step, parts.others, left.counts, heads, q.device)
+        rows, scores = left.totals.queries * heads, left.totals.pairs * heads
+        entries, values = (self._of_heads(each, heads, work) for each in (left.counts, left.read))
 
         op = self._part(
             ScoreUpper,
-            left,
+            left.totals,
             entries * (self._half_bytes + SCALE_BYTES),
             scores,
             h.head_dim,
@@ -193,25 +183,34 @@ class SpattenCache(CacheLayer):
             again, lower = self._again(work)
         if unsure:
             op = self._part(
-                ScoreWhole, left, lower * self._half_bytes, again, h.head_dim, lower * h.head_dim, heads
+                ScoreWhole,
+                left.totals,
+                lower * self._half_bytes,
+                again,
+                h.head_dim,
+                lower * h.head_dim,
+                heads,
             )
             device.execute(op, q, self, step, work)
 
-        most = [cascade.num_values(n) for n in counts]
-        values = sum(
-            min(n, s.queries * h.heads // h.kv_heads * m) * kv
-            for n, s, m, kv in zip(counts, spans, most, kv_heads, strict=True)
-        )
-        weighed = sum(s.queries * m for s, m in zip(spans, most, strict=True)) * heads
+        weighed = left.weighed * heads
         op = self._part(
-            WeighValues, left, values * self._value_bytes, weighed, h.v_dim, values * h.v_dim, heads
+            WeighValues, left.totals, values * self._value_bytes, weighed, h.v_dim, values * h.v_dim, heads
         )
-        device.execute(op, q, self, step, work, most, out)
+        device.execute(op, q, self, step, work, left.values, out)
         counters = cascade.counters
-        counters["entries_read"] += sum(counts)
-        counters["entries_pruned"] += sum(s.keys - n for s, n in zip(spans, counts, strict=True))
+        counters["entries_read"] += left.totals.keys
+        counters["entries_pruned"] += sum([s.keys for s in parts.spans]) - left.totals.keys
         counters["rows_scored"] += rows
         counters["rows_refined"] += unsure
+
+    def _of_heads(self, entries: list[int], heads: int, work: list[Work]) -> int:
+        """Entries of all sequences, counted for each KV head that any of its `heads` that are left
+        needs: keys of a group are read once."""
+        if not work:
+            return sum(entries) * min(self.heads.kv_heads, heads)
+        kv_heads = [len(set(self.kv_of(part.heads).tolist())) for part in work]
+        return sum(n * kv for n, kv in zip(entries, kv_heads, strict=True))
 
     def _again(self, work: list[Work]) -> tuple[int, int]:
         """Scores that are computed again, and keys whose lower bits are read for that."""
@@ -296,8 +295,3 @@ class SpattenCache(CacheLayer):
     def add_importance(self, step: StepInput, seq: int, entries: torch.Tensor, given: torch.Tensor) -> None:
         """Those entries of a sequence were given that attention [n] in one layer."""
         self.first.flat("importance").index_add_(0, step.tables[seq][entries], given)
-
-
-def _generates(span: Span) -> bool:
-    """Whether a sequence's new tokens stand behind others that may be pruned, and are few."""
-    return span.queries <= MOST_QUERIES and span.keys > span.queries

@@ -1,24 +1,21 @@
 """Two-pass softmax: exponentials are kept as a mantissa and an exponent, which cannot overflow, so that no
 pass is needed to find the maximum first.
 
-Source: "The Two-Pass Softmax Algorithm", arXiv:2001.04438, algorithm 3. Differs: it is the softmax of
-attention here, where scores of a tile lie in the nearest cache; `kernels.cpu.softmax` computes whole rows, in
+Source: "The Two-Pass Softmax Algorithm", arXiv:2001.04438, algorithm 3. Differs: here it is the softmax of
+attention, where the scores of a tile lie in the nearest cache; `kernels.cpu.softmax` computes whole rows, in
 two passes or three.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
-from twofold.models.spec import ModelSpec
 from twofold.models.step import StepInput
 from twofold.ops.attention import Attention
 from twofold.ops.schedules import TwoPassAttention, in_place_of
-from twofold.techniques.attention import schedules_native  # noqa: F401  (fills the registry of kernels)
-from twofold.techniques.attention.flashattention import ONE_METHOD, check_heads
-from twofold.techniques.attention.schedules import ScheduleScheme
-from twofold.techniques.base import Claim, Info, Technique
+from twofold.techniques.attention.schedules import ScheduleTechnique
+from twofold.techniques.base import Claim, Info
 
 _PAPER = "arXiv:2001.04438"
 
@@ -38,37 +35,25 @@ def _speedup(key: str, vectors: str, most: float) -> Claim:
 
 
 @dataclass(frozen=True)
-class TwoPassSoftmax(Technique):
-    """Softmax of attention in two passes."""
+class TwoPassSoftmax(ScheduleTechnique):
+    """Attention with softmax in two passes; no parameters."""
 
     info: ClassVar[Info] = Info(
         name="two-pass-softmax",
         title="The Two-Pass Softmax Algorithm",
         source=_PAPER,
-        summary="softmax that keeps exponentials as mantissa and exponent and so needs no maximum",
+        summary="keeps the exponentials of softmax as mantissa and exponent, so that it needs no maximum",
         seams=("attention",),
         lossless=True,
         provides=("attention-method",),
         excludes=("attention-method",),
-        reasons=ONE_METHOD,
     )
     claims: ClassVar[tuple[Claim, ...]] = (
         _speedup("avx512", "AVX-512", 0.28),
         _speedup("avx2", "AVX2", 0.18),
     )
 
-    def check(self, spec: ModelSpec) -> None:
-        """ValueError where heads have no keys of their own."""
-        check_heads("two-pass-softmax", spec)
-
     def op(self, plain: Attention, step: StepInput) -> TwoPassAttention:
-        """The op."""
+        """The op: that of plain attention but for its softmax."""
         del step
-        return in_place_of(
-            plain,
-            TwoPassAttention,
-        )
-
-    def attending_scheme(self) -> ScheduleScheme:
-        """All layers that see the whole context."""
-        return ScheduleScheme(replace(self))
+        return in_place_of(plain, TwoPassAttention)

@@ -10,10 +10,10 @@ from twofold.devices.base import Device
 from twofold.models.attending import Attending
 from twofold.models.attention import AttentionBlock
 from twofold.models.cache import CacheLayer
-from twofold.models.layer_pass import LayerPass
+from twofold.models.layer_pass import LayerPass, text_step
 from twofold.models.step import StepInput
 from twofold.models.transformer import Transformer
-from twofold.ops.attention import Attention, Span
+from twofold.ops.attention import Attention
 
 See = Callable[[int, torch.Tensor, torch.Tensor], None]
 """Takes the number of a layer, its queries [T, H, D] and its keys [T, K, D], rotated."""
@@ -44,19 +44,15 @@ class _Watching(Attending):
 
 @torch.inference_mode()
 def watch(model: Transformer, device: Device, token_ids: Sequence[int], see: See) -> None:
-    """Run the attention layers of `model` over `token_ids` on a real device and let `see` look at each; a
-    long text comes in several pieces per layer."""
+    """Run the attention layers of `model` over `token_ids` on a real device, and call `see` for each; a long
+    text comes in several pieces per layer."""
     assert device.real, "queries and keys are computed on a real device alone"
-    where = model.norm.weight.device if model.norm.weight is not None else None
-    tokens = len(token_ids)
-    ids = torch.tensor(list(token_ids), device=where)
-    step = StepInput([Span(tokens, tokens)], tokens, 0, ids, torch.arange(tokens, device=where))
     passing = LayerPass(model, model.spec.num_layers)
     for layer in passing.layers:
         if layer.attention is not None:
             assert isinstance(layer.attention, AttentionBlock)
             layer.attention.cache.attending = _Watching(layer.index, see)
     device.begin_step()
-    passing.run(passing.begin(step, device), device)
+    passing.run(passing.begin(text_step(model, token_ids), device), device)
     passing.end()
     device.end_step()

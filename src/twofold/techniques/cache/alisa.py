@@ -1,22 +1,22 @@
-"""ALISA: a generated token attends to the newest tokens and to those of the others that were given most
-attention lately; all are kept, the newest on the device, older ones on the host, and of long sequences the
-oldest are deleted and computed again when they are chosen.
+"""ALISA: a generated token attends to the newest tokens and to those older ones that drew most attention
+lately. The newest entries stay on the device, older ones go to the host, and in long sequences the oldest are
+deleted and recomputed when they are chosen.
 
 Source: Zhao, Wu, Wang, "ALISA: Accelerating Large Language Model Inference via Sparsity-Aware KV Caching",
 ISCA 2024, arXiv:2403.17312: sparse window attention (algorithm 1), three phases (algorithm 2), INT8 entries
-(section V.B). It was written on FlexGen, whose codes of eight bits belong to groups of a token's channels.
+(section V.B). It builds on FlexGen, whose 8-bit codes belong to groups of a token's channels.
 
-The source's offload ratio alpha is what does not fit here: a sequence of n tokens keeps its p1 newest on the
-device in phases II and III, so alpha = 1 - p1 / n. It finds p1, p2 and beta by a search for each model,
-workload and machine, and gives no values. It does not say what deleted tokens are computed again from; here
-from the inputs of their layer, which stay on the device, by the layer's own projection: from token ids alone
-all layers before would have to run, which takes longer than any transfer.
+The source's offload ratio alpha is not a parameter here: a sequence of n tokens keeps its p1 newest on the
+device in phases II and III, so alpha = 1 - p1 / n. The source searches p1, p2 and beta for each model,
+workload and machine, and gives no values. Nor does it say what deleted tokens are recomputed from. Here it is
+the inputs of their layer, which stay on the device, through the layer's own projection: from token ids alone,
+all earlier layers would have to run, which takes longer than any transfer.
 
-Differs: a head's key or value of a token is a group of its own; attention is added up over `local_steps`
-steps at most, which are the source's for its workloads of up to 640 tokens; prompts, and parts of more than
-32 tokens, attend to everything; up to 32 tokens that come together (guesses that are verified) attend to the
-same choice; layers with a sliding window keep what they see where it is. With grouped queries inputs may be
-larger than entries, and deleting then saves no memory.
+Differs: each head's key or value of a token is a group of its own; attention is summed over at most
+`local_steps` steps, as many as the source sums over in its workloads of up to 640 tokens; prompts, and parts
+of more than 32 tokens, attend to everything; up to 32 tokens that come together (drafts that are verified)
+attend to the same choice; layers with a sliding window keep a dense cache. With grouped queries, inputs may
+be larger than entries, and deleting then saves no memory.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from twofold.models.spec import ModelSpec
 from twofold.techniques.base import Claim, Info, Technique
 from twofold.techniques.cache.alisa_cache import AlisaCache
 from twofold.techniques.cache.alisa_schedule import Schedule
+from twofold.techniques.requirements import require_global_layer
 
 _PAPER = "arXiv:2403.17312"
 _WORKLOAD = "128 tokens in, 512 out, 80 % sparsity, batches of 4 to 64"
@@ -39,7 +40,7 @@ _HARDWARE = "NVIDIA V100 16/32 GB, H100 80 GB (30B models), 20 GB/s to the host"
 
 
 class AlisaScheme:
-    """Every layer's cache is an AlisaCache, but for those with a sliding window. counters: see `Schedule`."""
+    """Every layer's cache is an AlisaCache, except with a sliding window. counters: see `Schedule`."""
 
     def __init__(self, schedule: Schedule, kv_bits: int) -> None:
         self.schedule = schedule
@@ -57,21 +58,21 @@ class AlisaScheme:
         """How far back the chosen tokens lie where nothing is computed."""
         spread = behaviour["global_spread"]
         if spread < 0:
-            raise ValueError(f"behaviour global_spread must not be negative, as {spread}")
+            raise ValueError(f"behaviour global_spread must be at least 0, not {spread}")
         self.schedule.spread = spread
 
     def measured(self) -> dict[str, float]:
-        """How far back they did lie, where some lay off the device."""
+        """How far back they really lay, if any candidate lay off the device."""
         return {"global_spread": self.schedule.far / self.schedule.even} if self.schedule.even else {}
 
 
 @dataclass(frozen=True)
 class Alisa(Technique):
-    """caching_ratio: share of a sequence's tokens that a generated one attends to, half of them the newest,
-    half chosen. p1: tokens from which on phase II keeps the older ones on the host. p2: tokens from which on
+    """caching_ratio: share of a sequence's tokens that a generated one attends to, half of them the newest
+    and half chosen. p1: tokens beyond which phase II keeps the older ones on the host. p2: tokens from which
     phase III deletes the oldest. beta: recompute ratio, the share of p2 tokens that it deletes; 0: none.
-    kv_bits: 8, or 16 for entries as the activations are. local_steps: preceding steps whose attention
-    counts, at most."""
+    kv_bits: 8, or 16 for entries in the activations' precision. local_steps: most preceding steps whose
+    attention counts."""
 
     caching_ratio: float = 0.2
     p1: int = 256
@@ -84,14 +85,12 @@ class Alisa(Technique):
         name="alisa",
         title="ALISA: Accelerating Large Language Model Inference via Sparsity-Aware KV Caching",
         source=_PAPER,
-        summary="attends to new and lately important tokens; old ones wait on the host or are computed again",
+        summary="attends to recent and much-attended tokens; old ones go to the host or are recomputed",
         seams=("cache", "attention"),
         lossless=False,
         provides=("cache-storage", "attention-method"),
         excludes=("cache-storage", "attention-method", "retention"),
         reasons={
-            "cache-storage": "a cache entry is stored in one way; name one technique that changes it",
-            "attention-method": "its cache decides what a query attends to; name one technique that does",
             "retention": "it keeps every token, since any may be chosen again; name one of the two",
         },
         behaviour={
@@ -158,28 +157,21 @@ class Alisa(Technique):
                 raise ValueError(f"{where}: {name} must be at least 1, not {getattr(self, name)}")
         if self.p2 <= self.p1:
             raise ValueError(
-                f"{where}: phase III (p2={self.p2}) comes after phase II (p1={self.p1}); use p2={2 * self.p1}"
+                f"{where}: p2 (phase III) must be above p1 ({self.p1}, phase II), not {self.p2}; use "
+                f"p2={2 * self.p1}"
             )
         most = 1 - self.p1 / self.p2
         if not 0 <= self.beta <= most + 1e-9:
             raise ValueError(
-                f"{where}: beta must lie in [0, {most:g}], since of p2={self.p2} tokens the "
-                f"p1={self.p1} newest stay on the device, not {self.beta}"
+                f"{where}: beta must lie in [0, {most:g}], not {self.beta}: of p2={self.p2} tokens the "
+                f"p1={self.p1} newest stay on the device"
             )
         if self.kv_bits not in (8, 16):
             raise ValueError(f"{where}: kv_bits must be 8 or 16, not {self.kv_bits}")
 
     def check(self, spec: ModelSpec) -> None:
         """Some layer must attend to the whole context, by keys and values."""
-        where = "technique alisa"
-        if spec.latent is not None:
-            raise ValueError(
-                f"{where}: {spec.name} caches one latent per token, not keys and values; leave it out"
-            )
-        if not any(spec.is_global(i) for i in range(spec.num_layers)):
-            raise ValueError(
-                f"{where}: all layers of {spec.name} attend to {spec.window} near tokens alone; leave it out"
-            )
+        require_global_layer(self.info.name, spec)
 
     def cache_scheme(self) -> AlisaScheme:
         """An AlisaScheme with these parameters."""

@@ -1,5 +1,5 @@
-"""The cache layer of ALISA: before a step attends, tokens are chosen, and those among them that lie on the
-host come, those that are deleted are computed again.
+"""The cache layer of ALISA: before a step attends, tokens are chosen; those of them that lie on the host are
+fetched, and those that were deleted are recomputed.
 
 Shape letters: T new tokens, Q new tokens of a sequence, N entries that it attends to, K KV heads, G heads per
 KV head, D head dimension.
@@ -18,6 +18,7 @@ from twofold.models.step import StepInput
 from twofold.ops.attention import Span, total_spans
 from twofold.ops.base import DEVICE, HOST
 from twofold.ops.movement import Copy
+from twofold.techniques.attention.short import is_generated
 from twofold.techniques.cache.alisa_gather import AlisaGather, Picks
 from twofold.techniques.cache.alisa_ops import (
     WEIGHT_BYTES,
@@ -29,10 +30,11 @@ from twofold.techniques.cache.alisa_ops import (
     weighted,
 )
 from twofold.techniques.cache.alisa_schedule import Chosen
+from twofold.techniques.cache.alisa_store import joined_entries
 
 
 class AlisaCache(AlisaGather):
-    """A store whose queries attend to the tokens that sparse window attention chooses; those of prompts to
+    """A store whose queries attend to the tokens that sparse window attention chooses, or, in prompts, to
     all."""
 
     def attend(
@@ -45,7 +47,7 @@ class AlisaCache(AlisaGather):
         x: torch.Tensor | None = None,
         rotary: RotaryTables | None = None,
     ) -> torch.Tensor | None:
-        """Choose, fetch, compute again, store, attend."""
+        """Choose, fetch, recompute, store, attend."""
         host = HOST if HOST in device.memory else DEVICE
         if q is not None:
             self.delete(step)
@@ -102,12 +104,11 @@ class AlisaCache(AlisaGather):
                 picks[seq] = torch.cat((others, picks[seq][count:]))
 
     def _where(self, span: Span, pick: torch.Tensor) -> Chosen:
-        """How many of `pick` lie where; what was chosen among all of them is added to the behaviour."""
+        """How many of `pick` lie where; adds to the behaviour how far back the chosen ones lie."""
         schedule, before = self.schedule, span.keys - span.queries
         local, others = schedule.split(span)
         hosted, gone = schedule.hosted(before), schedule.gone(before)
-        far = int((pick < hosted).sum()) if hosted else 0
-        again = int((pick < gone).sum()) if gone else 0
+        again, far = torch.searchsorted(pick, pick.new_tensor((gone, hosted))).tolist() if hosted else (0, 0)
         if self._candidates(span):
             schedule.even += schedule.even_far(span)
             schedule.far += far - max(0, hosted - (before - local))
@@ -130,7 +131,7 @@ class AlisaCache(AlisaGather):
             h.compute,
             h.act_bytes,
             kept=sum(min(s.queries, steps) * s.keys for s in spans),
-            again=sum(min(s.queries, steps) * s.keys for s in spans if not self.schedule.generates(s)),
+            again=sum(min(s.queries, steps) * s.keys for s in spans if not is_generated(s)),
         )
 
     def _attend(
@@ -147,21 +148,18 @@ class AlisaCache(AlisaGather):
         assert picks is not None
         h, steps = self.heads, self.schedule.local_steps
         out = q.new_empty(len(q), h.heads * h.v_dim)
-        for seq, (_, start, before, after) in enumerate(self.parts_of(step)):
-            pick, mine = picks[seq], slice(start, start + after - before)
-            keys, values, queries = k[mine], v[mine], after - before
+        for seq, (_, start, before, after) in enumerate(step.parts()):
+            mine, queries = slice(start, start + after - before), after - before
+            entries, width = joined_entries(k[mine], v[mine]), h.kv_heads * h.head_dim
             if seq in gathered:
-                old, width = gathered[seq], h.kv_heads * h.head_dim
-                keys = torch.cat((old[:, :width].reshape(-1, h.kv_heads, h.head_dim), keys))
-                values = torch.cat((old[:, width:].reshape(-1, h.kv_heads, h.v_dim), values))
-            if self.schedule.generates(step.spans[seq]):
+                entries = torch.cat((gathered[seq], entries))
+            keys = entries[:, :width].view(-1, h.kv_heads, h.head_dim)
+            values = entries[:, width:].view(-1, h.kv_heads, h.v_dim)
+            if is_generated(step.spans[seq]):
                 weights = attention_weights(q[mine], keys, h)
                 out[mine] = weighted(weights, values, queries)
-                every = weights.new_zeros(queries, after)
-                every[:, torch.cat((pick, torch.arange(before, after, device=q.device)))] = over_heads(
-                    weights, queries
-                )
-                self.keep_weights(step, seq, every[-steps:])
+                seen = torch.cat((picks[seq], torch.arange(before, after, device=q.device)))
+                self.keep_weights(step, seq, over_heads(weights, queries)[-steps:], seen)
             else:
                 out[mine] = attend_sequence(q[mine], keys, values, h)
                 last = q[mine][-steps:]

@@ -1,4 +1,4 @@
-"""How the tokens that ALISA chose come together: from the device, from the host, or computed again.
+"""Gathers the entries that ALISA chose: from the device, from the host, or recomputed.
 
 Shape letters: n tokens, K KV heads, D head dimension, W numbers of an entry, H numbers of an input.
 """
@@ -25,7 +25,7 @@ Picks = list[torch.Tensor]
 
 
 class AlisaGather(AlisaStore):
-    """A store whose entries, wherever they are, can be had at hand."""
+    """A store that gathers entries, wherever they are."""
 
     def gather(
         self,

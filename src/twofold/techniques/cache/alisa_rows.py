@@ -73,9 +73,8 @@ class RowFormat:
             return parts["rows"]
         codes = parts["codes"].view(-1, self.width // self.group, self.group)
         scale, zero = parts["scales"].unbind(1)
-        out = torch.empty(codes.shape, dtype=TORCH_DTYPES[self.compute], device=codes.device)
-        dequantise(Groups(codes, scale, zero), BITS, out)
-        return out.flatten(1)
+        numbers = dequantise(Groups(codes, scale, zero), BITS)
+        return numbers.flatten(1).to(TORCH_DTYPES[self.compute])
 
 
 def take(parts: Mapping[str, torch.Tensor], at: torch.Tensor, where: torch.device) -> Parts:
@@ -86,7 +85,10 @@ def take(parts: Mapping[str, torch.Tensor], at: torch.Tensor, where: torch.devic
 def put(parts: Mapping[str, torch.Tensor], at: torch.Tensor | slice, new: Mapping[str, torch.Tensor]) -> None:
     """Write stored rows [T, ...] into rows `at` of stored rows [N, ...]."""
     for name, t in parts.items():
-        t[at.to(t.device) if isinstance(at, torch.Tensor) else at] = new[name].to(t.device)
+        if isinstance(at, torch.Tensor):
+            t.index_copy_(0, at.to(t.device), new[name].to(t.device))
+        else:
+            t[at] = new[name].to(t.device)
 
 
 def joined(pieces: list[Parts]) -> Parts:

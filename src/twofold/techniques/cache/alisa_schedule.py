@@ -1,7 +1,8 @@
 """Where the tokens of a sequence lie in each phase of ALISA, and how many of them a step attends to:
 counting, no tensors.
 
-n tokens of a sequence lie, oldest first: deleted (computed again when needed), on the host, on the device.
+From the oldest to the newest, the tokens of a sequence are deleted (recomputed when needed), on the host, on
+the device.
 """
 
 from __future__ import annotations
@@ -10,15 +11,12 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from twofold.ops.attention import Span
-
-SHORT = 32
-"""New tokens up to which those behind others count as generated: they attend to what is chosen. Longer parts
-are prompts, which attend to everything."""
+from twofold.techniques.attention.short import is_generated
 
 
 class Chosen(NamedTuple):
-    """How many of the tokens before a step it attends to: the newest, and others; and of both, how many must
-    come from the host and how many be computed again."""
+    """How many of the tokens before a step it attends to: the newest (local) and others; and of both, how
+    many must be fetched from the host and how many recomputed."""
 
     local: int
     others: int
@@ -36,10 +34,10 @@ class Schedule:
     """Shared by the layers of a model. caching_ratio, p1, p2, local_steps: see `alisa.Alisa`; deleted: the
     oldest tokens of a sequence that phase III deletes.
 
-    spread: how many of the globally dynamic tokens lie off the device, over how many would if they were
-    spread evenly, where nothing is computed; far, even: both, added up where they are computed. counters: of
-    all layers that are run (on a modelled device, of one layer of each kind), tokens in every layer apart;
-    phase_1 … phase_3: generating steps of a sequence in each phase.
+    spread: how many of the globally dynamic tokens lie off the device, relative to how many would if they
+    were spread evenly, where nothing is computed; far, even: both numbers, summed where they are computed.
+    counters: over all layers that are run (on a modelled device, one layer of each kind), tokens in each
+    layer; phase_1 … phase_3: generating steps of a sequence in each phase.
     """
 
     caching_ratio: float
@@ -88,16 +86,11 @@ class Schedule:
         """Whether a sequence enters phase III with `span`."""
         return span.keys - span.queries < self.p2 <= span.keys
 
-    @staticmethod
-    def generates(span: Span) -> bool:
-        """Whether the tokens of `span` attend to what is chosen."""
-        return span.queries <= SHORT and span.keys > span.queries
-
     def split(self, span: Span) -> tuple[int, int]:
         """Locally static and globally dynamic tokens among those before `span`; all, where it is a
         prompt's."""
         before = span.keys - span.queries
-        if not self.generates(span):
+        if not is_generated(span):
             return before, 0
         k = self.budget(span.keys)
         local = min(k, before)
@@ -129,7 +122,7 @@ class Schedule:
         counters["tokens_fetched"] += chosen.fetched
         counters["tokens_recomputed"] += chosen.recomputed
         counters["tokens_offloaded"] += self.hosted(span.keys) - self.hosted(before)
-        if self.generates(span):
+        if is_generated(span):
             counters["tokens_attended"] += chosen.total
             counters["tokens_skipped"] += before - chosen.total
             counters[f"phase_{self.phase(before)}"] += 1

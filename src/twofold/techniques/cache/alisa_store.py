@@ -1,6 +1,5 @@
-"""Where ALISA stores what it knows of a sequence: its newest tokens on the device, older ones on the host,
-the inputs of the oldest, from which these are computed again once they are deleted, and the newest attention
-weights.
+"""What ALISA stores of a sequence: its newest entries on the device, older ones on the host, the inputs of
+the oldest, from which these are recomputed once they are deleted, and the newest attention weights.
 
 Shape letters: T new tokens, N visible entries, W numbers of an entry (keys and values of all KV heads), H
 numbers of an input, B blocks, b tokens of a block, L tokens of the longest sequence.
@@ -24,11 +23,11 @@ _CPU = torch.device("cpu")
 
 
 class AlisaStore(CacheLayer):
-    """Tensors: ring_… [max_seqs, p1, …], which the newest entries take in turn (as many more as there may be
-    drafts, so that what drafts push out comes back with them); inputs_… [max_seqs, deleted, …], of the oldest
-    tokens; weights fp16 [B, b, steps]: the attention that an entry was given by the query at each of the last
-    `local_steps` positions, summed over heads, which take the columns in turn. Host memory: entries by number
-    [max_seqs, L, …], which takes pages as it is written, and those that phase III deletes, by themselves.
+    """Tensors: ring_… [max_seqs, p1, …], a ring of the newest entries (longer by the most drafts, so that
+    what drafts push out is not lost when they are voided); inputs_… [max_seqs, deleted, …], of the oldest
+    tokens; weights fp16 [B, b, steps], a ring of columns: the attention that an entry received from the query
+    at each of the last `local_steps` positions, summed over heads. Host memory: entries by number [max_seqs,
+    L, …], which takes pages as it is written, and apart from these the entries that phase III deletes.
 
     kv_bits: 8, or 16 for entries and inputs as they are computed with. Not shareable: entries lie by
     sequence.
@@ -62,8 +61,8 @@ class AlisaStore(CacheLayer):
     def space(self, where: str) -> None:
         if where != DEVICE:
             raise ValueError(
-                f"technique alisa keeps its own share of the cache on the host; leave the cache on the "
-                f"device instead of in {where!r} memory (cache_device=1)"
+                f"technique alisa moves its cache to the host itself, and cannot be placed in {where!r} "
+                "memory; keep the cache on the device (cache_device=1)"
             )
 
     # --- bytes
@@ -76,12 +75,12 @@ class AlisaStore(CacheLayer):
 
     @property
     def _turn(self) -> int:
-        """Places that the newest entries take in turn."""
+        """Length of the ring of the newest entries."""
         return self.schedule.p1 + self.max_drafts
 
     @property
     def _columns(self) -> int:
-        """Columns that the newest attention weights take in turn."""
+        """Columns of the ring of attention weights."""
         return self.schedule.local_steps + self.max_drafts
 
     def block_bytes(self) -> int:
@@ -119,14 +118,6 @@ class AlisaStore(CacheLayer):
         self.host = self.entry.reserve((rows, size.num_blocks * size.block_size), _CPU)
         self.doomed = {}
 
-    def parts_of(self, step: StepInput) -> list[tuple[int, int, int, int]]:
-        """(row, first new token, entries before, entries after) of each sequence."""
-        parts, start = [], 0
-        for row, (queries, keys) in zip(step.rows, step.spans, strict=True):
-            parts.append((row, start, keys - queries, keys))
-            start += queries
-        return parts
-
     def put_entries(
         self, step: StepInput, k: torch.Tensor | None, v: torch.Tensor | None, x: torch.Tensor | None
     ) -> None:
@@ -135,8 +126,8 @@ class AlisaStore(CacheLayer):
         assert k is not None
         assert v is not None
         deleted = self.schedule.deleted
-        new = self.entry.pack(_entries(k, v))
-        for seq, (row, start, before, after) in enumerate(self.parts_of(step)):
+        new = self.entry.pack(joined_entries(k, v))
+        for seq, (row, start, before, after) in enumerate(step.parts()):
             first = max(before, self.schedule.hosted(after))
             behind = slice(start + first - before, start + after - before)
             places = torch.arange(first, after, device=k.device) % self._turn
@@ -146,15 +137,15 @@ class AlisaStore(CacheLayer):
                 end = min(deleted, after)
                 inputs = self.input.pack(x[start : start + end - before])
                 put({n: t[row] for n, t in self._inputs.items()}, slice(before, end), inputs)
-            self.tensors["weights"].flatten(0, 1)[step.tables[seq][before:]] = 0.0
+            self.tensors["weights"].flatten(0, 1).index_fill_(0, step.tables[seq][before:], 0.0)
 
     def offload(self, step: StepInput, k: torch.Tensor | None, v: torch.Tensor | None) -> None:
-        """Put on the host what the step's entries k, v [T, K, D] push off the device, or find no room
-        there."""
+        """Put on the host what the step's entries k, v [T, K, D] push off the device, and those of them that
+        find no room there."""
         assert k is not None
         assert v is not None
         schedule = self.schedule
-        for row, start, before, after in self.parts_of(step):
+        for row, start, before, after in step.parts():
             first, last = schedule.hosted(before), schedule.hosted(after)
             middle = min(last, max(first, before))  # up to there they lie on the device
             if first < middle:
@@ -163,7 +154,7 @@ class AlisaStore(CacheLayer):
                 self._put_host(row, first, take(ring, places, _CPU))
             if middle < last:
                 new = slice(start + middle - before, start + last - before)
-                self._put_host(row, middle, self.entry.pack(_entries(k[new], v[new])))
+                self._put_host(row, middle, self.entry.pack(joined_entries(k[new], v[new])))
 
     def _put_host(self, row: int, first: int, new: Parts) -> None:
         """Entries `first` … of the sequence in `row`, as stored."""
@@ -177,7 +168,7 @@ class AlisaStore(CacheLayer):
 
     def delete(self, step: StepInput) -> None:
         """Free the host's memory of what phase III deletes, or of a sequence that is gone."""
-        for row, _, before, _ in self.parts_of(step):
+        for row, _, before, _ in step.parts():
             if not before or self.schedule.gone(before):
                 self.doomed.pop(row, None)
 
@@ -203,23 +194,34 @@ class AlisaStore(CacheLayer):
 
     # --- attention weights
 
-    def keep_weights(self, step: StepInput, seq: int, weights: torch.Tensor) -> None:
-        """The attention [n, N] that the entries of a sequence get from the newest n queries."""
-        entries = weights.shape[1]
-        columns = torch.arange(entries - len(weights), entries, device=weights.device) % self._columns
-        held = self.tensors["weights"].flatten(0, 1)
-        held[step.tables[seq][:, None], columns] = weights.T.to(held.dtype)
+    def keep_weights(
+        self, step: StepInput, seq: int, weights: torch.Tensor, pick: torch.Tensor | None = None
+    ) -> None:
+        """The attention [n, N] that the entries of a sequence get from its newest n queries: entries `pick`,
+        and the others none, or all entries where it is None."""
+        held, slots = self.tensors["weights"].flatten(0, 1), step.tables[seq]
+        stored = weights.to(held.dtype)
+        first = slots.shape[0] - stored.shape[0]
+        if pick is None:
+            columns = torch.arange(first, slots.shape[0], device=slots.device) % self._columns
+            held[slots[:, None], columns] = stored.T
+            return
+        for query, given in enumerate(stored.unbind(), first):
+            column = held.select(1, query % self._columns)
+            column.index_fill_(0, slots, 0.0).index_copy_(0, slots.index_select(0, pick), given)
 
     def local_sum(self, step: StepInput, seq: int, steps: int, count: int) -> torch.Tensor:
         """The attention that the first `count` entries of a sequence were given by the `steps` queries before
         the step's own: float32 [count]."""
         slots = step.tables[seq][:count]
-        before = step.spans[seq].keys - step.spans[seq].queries
-        columns = torch.arange(before - steps, before, device=slots.device) % self._columns
-        held = self.tensors["weights"].flatten(0, 1)
-        return held.index_select(0, slots).index_select(1, columns).float().sum(1)
+        held = self.tensors["weights"].flatten(0, 1).index_select(0, slots)
+        if steps < self._columns:
+            before = step.spans[seq].keys - step.spans[seq].queries
+            columns = torch.arange(before - steps, before, device=slots.device) % self._columns
+            held = held.index_select(1, columns)
+        return held.sum(1, dtype=torch.float32)
 
 
-def _entries(k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+def joined_entries(k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     """Keys and values [T, K, D] as rows [T, W]."""
     return torch.cat((k.flatten(1), v.flatten(1)), 1)

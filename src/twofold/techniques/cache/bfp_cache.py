@@ -1,4 +1,4 @@
-"""A cache in block floating point whose keys are put into blocks in an order of their own.
+"""A cache in block floating point, whose keys may be permuted before they fill blocks.
 
 Shape letters: B blocks of the cache, b tokens of one, K KV heads, D head dimension, n channels that share an
 exponent, N entries.
@@ -37,12 +37,9 @@ class BfpCache(CacheLayer):
         super().__init__(heads, block_size)
         self.bits, self.block, self.counters = dict(zip("kv", bits, strict=True)), block, counters
         self.stored_as = f"bfp-{bits[0]}-{bits[1]}"
-        self.set_order(order)
-
-    def set_order(self, order: torch.Tensor | None) -> None:
-        """Put keys into blocks by `order` [K, D]."""
         self.order = order
-        self._back = None if order is None else order.argsort(1)
+        self._there = None if order is None else _flat(order)
+        self._back = None if order is None else _flat(order.argsort(1))
 
     # --- bytes
 
@@ -126,8 +123,8 @@ class BfpCache(CacheLayer):
 
     def store(self, slots: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
         """Pack and scatter."""
-        if self.order is not None:
-            k = k.gather(-1, self.order.expand(len(k), -1, -1))
+        if self._there is not None:
+            k = k.flatten(1).index_select(1, self._there).view_as(k)
         for name, x in (("k", k), ("v", v)):
             packed = encode(x.reshape(*x.shape[:-1], -1, self.block), self.bits[name])
             for part, new in zip(self._parts(name), packed, strict=True):
@@ -151,7 +148,7 @@ class BfpCache(CacheLayer):
 
     def _keys(self, slots: torch.Tensor) -> torch.Tensor:
         keys = self._wide("k", slots)
-        return keys if self._back is None else keys.gather(-1, self._back.expand(len(keys), -1, -1))
+        return keys if self._back is None else keys.flatten(1).index_select(1, self._back).view_as(keys)
 
     def _wide(self, name: str, slots: torch.Tensor) -> torch.Tensor:
         codes, exponents = (part.index_select(0, slots) for part in self._parts(name))
@@ -160,3 +157,9 @@ class BfpCache(CacheLayer):
     def _parts(self, name: str) -> Blocks:
         """Codes and exponents of keys or values by slot."""
         return Blocks(*(self.tensors[f"{name}_{part}"].flatten(0, 1) for part in Blocks._fields))
+
+
+def _flat(order: torch.Tensor) -> torch.Tensor:
+    """Places in each row of a matrix [K, D] as places in all rows one behind the other, [K · D]."""
+    first = torch.arange(order.shape[0], device=order.device) * order.shape[1]
+    return (order + first[:, None]).flatten()

@@ -1,23 +1,23 @@
 """Block floating point for the KV cache, with the channels of keys sorted so that outliers share blocks.
 
 Source: "Accurate Block Quantization in LLMs with Outliers", arXiv:2403.20137: outliers of keys stay in the
-same channels, so that sorting the channels of a head by the norm of their rows of W_K (K-sort) leaves one
-block to the outliers and none of them in the others.
+same channels, so that sorting a head's channels by the norm of their rows of W_K (K-sort) collects the
+outliers in one block and leaves the others without.
 
-Differs: the source permutes the rows of W_K and W_Q once, at compile time. Rotary embeddings turn pairs of
-channels, each at a speed of its own, and all heads share one table of rotations here; so weights stay as they
-are, and what is permuted once is which channel belongs to which block. The blocks hold the same numbers, and
-any weight format works beside it. The two channels of a rotated pair turn into each other: they count with
-their common norm, and since one is large where the other is small, they go to the same place of two different
-blocks (of SmolLM2-135M's keys, pairs that share a block have twice the error in attention scores). Where keys
-are normalised by head, the norm's weight counts too. Values, which have no such channels, are in blocks as
-they come; the source leaves open how they are stored.
+Differs: the source permutes the rows of W_K and W_Q once, at compile time. Rotary embeddings rotate pairs of
+channels, each pair at its own speed, and all heads share one table of rotations here. So weights stay as they
+are, and keys are permuted when they are stored. The blocks hold the same numbers, and any weight format works
+beside it. The two channels of a rotated pair turn into each other: they are sorted by their common norm, and
+since one is large where the other is small, they go to the same place of two different blocks (of
+SmolLM2-135M's keys, pairs that share a block have twice the error in attention scores). Where keys are
+normalised per head, the norm's weight counts too. Values, which have no such channels, fill blocks in their
+own order; the source leaves open how they are stored.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar, Self
 
 import torch
@@ -29,6 +29,7 @@ from twofold.models.spec import ModelSpec
 from twofold.models.transformer import Transformer
 from twofold.techniques.base import Claim, Info, Technique
 from twofold.techniques.cache.bfp_cache import BfpCache
+from twofold.techniques.requirements import require_keys
 
 _PAPER = "arXiv:2403.20137"
 _BITS = (4, 8)
@@ -51,7 +52,7 @@ class BfpScheme:
 @dataclass(frozen=True)
 class BfpOutlierReorder(Technique):
     """key_mantissa, value_mantissa: bits of an element, sign included, 4 or 8. block: channels that share an
-    exponent. sort: put channels of keys into blocks by the norm of their weights.
+    exponent. sort: sort the channels of keys into blocks by the norm of their weights.
     """
 
     key_mantissa: int = 4
@@ -63,12 +64,11 @@ class BfpOutlierReorder(Technique):
         name="bfp-outlier-reorder",
         title="Accurate Block Quantization in LLMs with Outliers",
         source=_PAPER,
-        summary="stores keys and values in block floating point, channels of keys sorted by outliers",
+        summary="stores keys and values in block floating point, with key channels sorted by their outliers",
         seams=("cache",),
         lossless=False,
         provides=("cache-storage",),
         excludes=("cache-storage",),
-        reasons={"cache-storage": "a cache entry is stored in one way; name one technique that changes it"},
     )
     claims: ClassVar[tuple[Claim, ...]] = (
         Claim(
@@ -108,30 +108,27 @@ class BfpOutlierReorder(Technique):
     def check(self, spec: ModelSpec) -> None:
         """Heads must divide into blocks."""
         where = f"technique {self.info.name}"
-        if spec.latent is not None:
-            raise ValueError(
-                f"{where}: {spec.name} caches one latent per token instead of keys and values; leave it out"
-            )
+        require_keys(self.info.name, spec)
         if spec.head_dim % self.block:
             fits = [n for n in range(2, spec.head_dim + 1, 2) if spec.head_dim % n == 0]
             if not fits:
                 raise ValueError(
-                    f"{where}: heads of {spec.name} are {spec.head_dim} wide, which is odd; leave it out"
+                    f"{where}: heads of {spec.name} are {spec.head_dim} wide, an odd number; leave it out"
                 )
             fit = min(fits, key=lambda n: abs(n - self.block))
             raise ValueError(
-                f"{where}: heads of {spec.name} are {spec.head_dim} wide, which is no multiple of "
+                f"{where}: heads of {spec.name} are {spec.head_dim} wide, which is not a multiple of "
                 f"block={self.block}; use block={fit}"
             )
 
     def cache_scheme(self) -> BfpScheme:
-        """A BfpScheme with these parameters; channels are sorted where the weights were seen."""
-        return BfpScheme(self, self.__dict__.get("_orders", {}))
+        """A BfpScheme with these parameters; channels are sorted once the weights were seen."""
+        return BfpScheme(self, self.calibration or {})
 
     @property
     def needs_calibration(self) -> bool:
         """Whether the weights have yet to be seen; no text is read."""
-        return self.sort and "_orders" not in self.__dict__
+        return self.sort and self.calibration is None
 
     def calibrate(self, model: Transformer, device: Device, token_ids: Sequence[int]) -> Self:
         """The technique with the order of each layer's channels, from the weights of `model`."""
@@ -141,9 +138,7 @@ class BfpOutlierReorder(Technique):
             for layer in model.layers
             if isinstance(layer.attention, AttentionBlock)
         }
-        learned = replace(self)
-        object.__setattr__(learned, "_orders", orders)  # learned, not a parameter
-        return learned
+        return self.with_calibration(orders)
 
 
 def channel_order(attention: AttentionBlock, block: int) -> torch.Tensor:

@@ -2,28 +2,55 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from twofold.engine.retention import counters
 from twofold.models.spec import ModelSpec
 from twofold.ops.compaction import Observed
+from twofold.techniques.base import Info, Technique
+from twofold.techniques.requirements import require_keys
 
 EVERY = 16
-"""Entries beyond the budget at which a sequence is cut back to it. Memory is given back by the block, and
-what stays is moved together however few are dropped: one at a time would cost as much for every token."""
+"""A sequence is cut back to its budget once it has so many entries more. Memory is freed by the block, and
+all that stays is moved however few are dropped: dropping one entry per token would cost as much for each."""
 
-PROVIDES = ("retention",)
-EXCLUDES = ("retention", "cache-storage")
-REASONS = {
-    "retention": "which entries stay is decided once; name one technique that drops or merges them",
-    "cache-storage": (
-        "it moves cache entries one by one, and what another technique packs in groups cannot be moved; "
-        "engine.cache_format int8 or int4 stores entries that can"
-    ),
-}
+
+@dataclass(frozen=True)
+class Dropping(Technique):
+    """A technique that drops cache entries, or merges them."""
+
+    def check(self, spec: ModelSpec) -> None:
+        """Entries must be keys and values that every layer attends to, wherever they stand."""
+        name = self.info.name
+        require_keys(name, spec)
+        if any(not spec.is_global(layer) for layer in range(spec.num_layers)):
+            raise ValueError(
+                f"technique {name}: some layers of {spec.name} attend to the last {spec.window} entries of "
+                f"their cache, which would reach further back once entries are dropped; leave {name} out"
+            )
+
+
+def dropping_info(name: str, title: str, source: str, summary: str) -> Info:
+    """What all of them say of themselves: lossy, and refused beside what packs cache entries together."""
+    return Info(
+        name,
+        title,
+        source,
+        summary,
+        seams=("cache",),
+        lossless=False,
+        provides=("retention",),
+        excludes=("retention", "cache-storage"),
+        reasons={
+            "cache-storage": "it moves cache entries one by one, which another technique packs together; "
+            "engine.cache_format int8 or int4 stores entries that can be moved"
+        },
+    )
 
 
 class Budget:
-    """Sequences keep `size` entries: once there are EVERY more, the surplus is dropped, in the prompt as
-    well. No attention is watched."""
+    """Sequences keep `size` entries: once there are EVERY more, the surplus is dropped, also within a prompt.
+    No attention is watched."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -46,13 +73,13 @@ class Budget:
 
 
 class PromptBudget(Budget):
-    """The same, but a prompt is computed in full and cut when its end is there; `size_of` says to what."""
+    """The same, but a prompt is computed in full and then cut to `size_of` entries."""
 
     def __init__(self) -> None:
         super().__init__(0)
 
     def size_of(self, context: int) -> int:
-        """Entries that stay of a prompt of `context` tokens, and later of what follows as well."""
+        """Entries that a sequence with a prompt of `context` tokens keeps."""
         raise NotImplementedError
 
     def kept(self, slots: int, computed: int, context: int) -> int:
@@ -65,20 +92,6 @@ class PromptBudget(Budget):
     def most(self, tokens: int, context: int) -> int:
         """The prompt before it is cut."""
         return min(tokens, max(context, self.size_of(context) + EVERY - 1))
-
-
-def check_droppable(name: str, spec: ModelSpec) -> None:
-    """ValueError where entries of `spec`'s cache cannot be dropped."""
-    where = f"technique {name}"
-    if spec.latent is not None:
-        raise ValueError(
-            f"{where}: {spec.name} caches one latent per token instead of keys and values; leave {name} out"
-        )
-    if any(not spec.is_global(i) for i in range(spec.num_layers)):
-        raise ValueError(
-            f"{where}: layers of {spec.name} attend to the last {spec.window} entries of their cache, which "
-            f"would reach further back where entries are missing; leave {name} out"
-        )
 
 
 def check_counts(name: str, **counts: int) -> None:

@@ -1,11 +1,11 @@
 """Elastic Cache: the most attended entries of a prompt become anchors, into which those around them are
-merged; in generation, entries go at a fixed point, so that the first and the most recent stay.
+merged; during generation, entries are dropped at a fixed point, so that the first and the most recent stay.
 
 Source: "Efficient Inference of Vision Instruction-Following Models with Elastic Cache", arXiv:2407.18121;
 parameters and their values as in the authors' repository, liuzuyan/ElasticCache. An entry's importance is the
-attention that it gets from the whole prompt; every other entry is averaged into the nearest anchor. While
-text is generated the cache grows by (1 - ratio) entries a token: the rest go at the place `distance` entries
-before the end of what stayed of the prompt. Differs: it works on any text model; each KV head has anchors of
+attention that it gets from the whole prompt; every other entry is averaged into the nearest anchor. During
+generation the cache grows by (1 - ratio) entries per token: the rest are dropped `distance` entries before
+the end of what stayed of the prompt. Differs: it works on any text model; each KV head has anchors of
 its own, where the source averages the attention of all heads of a layer (under tensor parallelism those are
 on several devices); entries go several at a time in generation (`dropping.EVERY`).
 """
@@ -20,18 +20,10 @@ import torch
 
 from twofold.engine.retention import counters
 from twofold.models.retaining import Move, Retainer
-from twofold.models.spec import ModelSpec
 from twofold.models.step import flat_slots
 from twofold.ops.compaction import Observed
-from twofold.techniques.base import Claim, Info, Technique
-from twofold.techniques.cache.dropping import (
-    EVERY,
-    EXCLUDES,
-    PROVIDES,
-    REASONS,
-    check_counts,
-    check_droppable,
-)
+from twofold.techniques.base import Claim, Info
+from twofold.techniques.cache.dropping import EVERY, Dropping, check_counts, dropping_info
 
 if TYPE_CHECKING:
     from twofold.models.cache import CacheLayer
@@ -41,25 +33,20 @@ _NAME = "elastic-cache"
 
 
 @dataclass(frozen=True)
-class ElasticCache(Technique):
-    """ratio: share of entries that go; start_size: first entries that stay as they are; distance: where
-    entries go in generation: so many before the end of what stayed of the prompt (negative), or behind its
-    beginning (positive)."""
+class ElasticCache(Dropping):
+    """ratio: share of entries that are merged or dropped; start_size: first entries that stay as they are;
+    distance: where entries are dropped during generation: so many before the end of what stayed of the prompt
+    (negative), or after its beginning (positive)."""
 
     ratio: float = 0.2
     start_size: int = 1
     distance: int = -25
 
-    info: ClassVar[Info] = Info(
+    info: ClassVar[Info] = dropping_info(
         name=_NAME,
         title="Efficient Inference of Vision Instruction-Following Models with Elastic Cache",
         source="arXiv:2407.18121",
         summary="merges less important entries of a prompt into the important ones around them",
-        seams=("cache",),
-        lossless=False,
-        provides=PROVIDES,
-        excludes=EXCLUDES,
-        reasons=REASONS,
     )
     claims: ClassVar[tuple[Claim, ...]] = (
         Claim(
@@ -79,10 +66,6 @@ class ElasticCache(Technique):
         if not 0 < self.ratio < 1:
             raise ValueError(f"technique {_NAME}: ratio must lie between 0 and 1, not {self.ratio}")
         check_counts(_NAME, start_size=self.start_size)
-
-    def check(self, spec: ModelSpec) -> None:
-        """ValueError where entries cannot be dropped."""
-        check_droppable(_NAME, spec)
 
     def size_of(self, tokens: int) -> int:
         """Entries that stay of a sequence of `tokens`: always some anchor beside the first and the newest."""

@@ -10,7 +10,6 @@ the first lowest, so that equal shifts of neighbouring bytes give neighbouring c
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -45,14 +44,10 @@ def quantise(x: torch.Tensor, bits: int) -> Groups:
     return Groups(pack(codes.to(torch.uint8), bits), scale, zero)
 
 
-def dequantise(groups: Groups, bits: int, out: torch.Tensor) -> None:
-    """Write the numbers that `groups` stand for into `out` [..., G], of any float type and strides.
-
-    Computed in float32 and rounded once.
-    """
+def dequantise(groups: Groups, bits: int) -> torch.Tensor:
+    """The numbers that `groups` stand for, float32 [..., G]."""
     numbers = unpack(groups.codes, bits)
-    numbers.mul_(groups.scale.float().unsqueeze(-1)).add_(groups.zero.float().unsqueeze(-1))
-    out.copy_(numbers)
+    return numbers.mul_(groups.scale.float().unsqueeze(-1)).add_(groups.zero.float().unsqueeze(-1))
 
 
 def pack(codes: torch.Tensor, bits: int) -> torch.Tensor:
@@ -69,16 +64,9 @@ def unpack(packed: torch.Tensor, bits: int) -> torch.Tensor:
     """Bytes of `pack` [..., n · bits / 8] to codes, float32 [..., n]."""
     if bits == 8:
         return packed.float()
-    # One look-up a byte yields all its codes; shifting and masking would take a pass over them each.
-    table = _codes_of_bytes(bits, packed.device)
-    found: torch.Tensor = torch.nn.functional.embedding(packed.int(), table)
-    codes: torch.Tensor = found.transpose(-1, -2).flatten(-2)
-    return codes
-
-
-@lru_cache(maxsize=8)
-def _codes_of_bytes(bits: int, device: torch.device) -> torch.Tensor:
-    """The codes in every byte, float32 [256, 8 / bits]."""
-    byte = torch.arange(256, device=device)
-    shifts = torch.arange(0, 8, bits, device=device)
-    return ((byte[:, None] >> shifts) & ((1 << bits) - 1)).float()
+    count = 8 // bits
+    codes = torch.empty(*packed.shape[:-1], count, packed.shape[-1], device=packed.device)
+    for i in range(count):
+        shifted = packed >> (bits * i)
+        codes[..., i, :] = shifted if i == count - 1 else shifted & ((1 << bits) - 1)
+    return codes.flatten(-2)

@@ -5,7 +5,7 @@ Source: "H2O: Heavy-Hitter Oracle for Efficient Generative Inference of Large La
 arXiv:2306.14048; parameters as in the authors' repository, FMInference/H2O, whose budgets are shares of the
 prompt: the prompt is computed in full, then it is cut, and generation keeps to the same budget. Differs:
 query heads that share a KV head choose together, by the sum of their attention; entries go several at a time
-(`dropping.EVERY`); what drafts attend to does not count.
+(`dropping.EVERY`); the attention of drafts does not count.
 """
 
 from __future__ import annotations
@@ -17,10 +17,9 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from twofold.models.retaining import Retainer
-from twofold.models.spec import ModelSpec
 from twofold.ops.compaction import Observed
-from twofold.techniques.base import Info, Technique
-from twofold.techniques.cache.dropping import EXCLUDES, PROVIDES, REASONS, PromptBudget, check_droppable
+from twofold.techniques.base import Info
+from twofold.techniques.cache.dropping import Dropping, PromptBudget, dropping_info
 from twofold.techniques.cache.snapkv import with_recent
 
 if TYPE_CHECKING:
@@ -31,23 +30,18 @@ _NAME = "h2o"
 
 
 @dataclass(frozen=True)
-class H2o(Technique):
+class H2o(Dropping):
     """heavy_ratio, recent_ratio: entries that stay for the attention they got, and for being recent, as
     shares of the prompt's length; at least one of each."""
 
     heavy_ratio: float = 0.1
     recent_ratio: float = 0.1
 
-    info: ClassVar[Info] = Info(
+    info: ClassVar[Info] = dropping_info(
         name=_NAME,
         title="H2O: Heavy-Hitter Oracle for Efficient Generative Inference of Large Language Models",
         source="arXiv:2306.14048",
         summary="keeps the entries that have received the most attention so far, and the most recent ones",
-        seams=("cache",),
-        lossless=False,
-        provides=PROVIDES,
-        excludes=EXCLUDES,
-        reasons=REASONS,
     )
 
     def __post_init__(self) -> None:
@@ -58,13 +52,9 @@ class H2o(Technique):
                 )
         if (both := self.heavy_ratio + self.recent_ratio) > 1:
             raise ValueError(
-                f"technique {_NAME}: heavy_ratio and recent_ratio are {both:g} together, and no more than "
-                "the prompt (1) can stay"
+                f"technique {_NAME}: heavy_ratio and recent_ratio must be at most 1 together, not {both:g}; "
+                "lower one of them"
             )
-
-    def check(self, spec: ModelSpec) -> None:
-        """ValueError where entries cannot be dropped."""
-        check_droppable(_NAME, spec)
 
     def heavy(self, context: int) -> int:
         """Heavy hitters that stay of a prompt of `context` tokens."""

@@ -9,8 +9,8 @@ Differs: with chunked prefill a chunk sees itself and the window in full precisi
 are stored; scales and zero points are fp16 for every activation type, and codes are chosen for the rounded
 ones; heads narrower than `group` are one group of values; drafts enter the cache when they are accepted, and
 while they are verified see packed what was packed before the first of them; off native kernels, entries are
-widened, then multiplied, where the source's kernel does both at once. A sequence takes blocks for all of its
-tokens, those in the window included, where the source's tensors grow.
+widened and then multiplied, where the source's kernel does both at once. A sequence takes blocks for all of
+its tokens, also for those in the window, where the source's tensors grow.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from twofold.techniques.base import Claim, Info, Technique
 from twofold.techniques.cache.groups import BITS
 from twofold.techniques.cache.kivi_cache import KiviCache
 from twofold.techniques.cache.kivi_layout import Layout
+from twofold.techniques.requirements import require_keys
 
 _PAPER = "arXiv:2402.02750"
 _MODEL = "Llama-2-7B, prompts of 161 and outputs of 338 tokens (means of ShareGPT), residual 32 and 128"
@@ -64,8 +65,7 @@ class KiviScheme:
 @dataclass(frozen=True)
 class Kivi(Technique):
     """bits: of a stored element, 2, 4 or 8. group: elements that share a scale and a zero point. residual:
-    tokens whose values stay in full precision, the newest (keys: fewer than that); a multiple of `group`.
-    """
+    newest tokens whose values stay in full precision (keys: fewer than that), a multiple of `group`."""
 
     bits: int = 2
     group: int = 32
@@ -75,12 +75,11 @@ class Kivi(Technique):
         name="kivi",
         title="KIVI: A Tuning-Free Asymmetric 2bit Quantization for KV Cache",
         source=_PAPER,
-        summary="stores old keys by channel and old values by token in 2 to 8 bits, the newest unchanged",
+        summary="quantises all but the newest keys per channel and values per token, to 2, 4 or 8 bits",
         seams=("cache",),
         lossless=False,
         provides=("cache-storage",),
         excludes=("cache-storage",),
-        reasons={"cache-storage": "a cache entry is stored in one way; name one technique that changes it"},
     )
     claims: ClassVar[tuple[Claim, ...]] = (
         _claim(
@@ -113,13 +112,10 @@ class Kivi(Technique):
     def check(self, spec: ModelSpec) -> None:
         """Values of a head must divide into groups."""
         where, dim = f"technique {self.info.name}", spec.head_dim
-        if spec.latent is not None:
-            raise ValueError(
-                f"{where}: {spec.name} caches one latent per token instead of keys and values; leave kivi out"
-            )
+        require_keys("kivi", spec)
         if dim % 8 == 0 and (dim <= self.group or dim % self.group == 0):
             return
-        wide = f"{where}: heads of {spec.name} are {dim} wide, which is no multiple of"
+        wide = f"{where}: heads of {spec.name} are {dim} wide, which is not a multiple of"
         fits = [g for g in range(8, dim + 1, 8) if dim % g == 0]
         if not fits:
             raise ValueError(f"{wide} 8; leave kivi out")

@@ -1,11 +1,11 @@
-"""SnapKV: what the last tokens of a prompt attend to is what stays of it, for each KV head.
+"""SnapKV: of a prompt, the entries that its last tokens attend to stay, for each KV head.
 
 Source: "SnapKV: LLM Knows What You are Looking for Before Generation", arXiv:2404.14469; parameters and
 defaults as in the authors' repository, FasterDecoding/SnapKV: the attention of the last `window_size` tokens
 of the prompt is summed, averaged over `kernel_size` neighbours, and the highest `max_capacity_prompt` minus
-`window_size` entries stay beside the window's own; all that is generated stays too. Differs: query heads that
+`window_size` entries stay beside the window's own; all generated entries stay too. Differs: query heads that
 share a KV head choose together, by the sum of their attention, where the source repeats keys and values for
-each of them; in a prompt of several chunks the window's attention is added up chunk by chunk.
+each of them; in a prompt of several chunks, the window's attention is summed chunk by chunk.
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ import torch.nn.functional as F
 
 from twofold.engine.retention import counters
 from twofold.models.retaining import Retainer
-from twofold.models.spec import ModelSpec
 from twofold.ops.compaction import Observed
-from twofold.techniques.base import Info, Technique
-from twofold.techniques.cache.dropping import EXCLUDES, PROVIDES, REASONS, check_counts, check_droppable
+from twofold.techniques.base import Info
+from twofold.techniques.cache.dropping import Dropping, check_counts, dropping_info
 
 if TYPE_CHECKING:
     from twofold.models.cache import CacheLayer
@@ -32,7 +31,7 @@ _NAME = "snapkv"
 
 
 @dataclass(frozen=True)
-class SnapKv(Technique):
+class SnapKv(Dropping):
     """window_size: last tokens of a prompt that observe it; max_capacity_prompt: entries that stay of a
     prompt, the window's own included; kernel_size: neighbours over which attention is averaged, odd."""
 
@@ -40,16 +39,11 @@ class SnapKv(Technique):
     max_capacity_prompt: int = 2048
     kernel_size: int = 5
 
-    info: ClassVar[Info] = Info(
+    info: ClassVar[Info] = dropping_info(
         name=_NAME,
         title="SnapKV: LLM Knows What You are Looking for Before Generation",
         source="arXiv:2404.14469",
-        summary="keeps the entries of a prompt that its last tokens attend to most",
-        seams=("cache",),
-        lossless=False,
-        provides=PROVIDES,
-        excludes=EXCLUDES,
-        reasons=REASONS,
+        summary="keeps those entries of a prompt that its last tokens attend to most",
     )
 
     def __post_init__(self) -> None:
@@ -62,10 +56,6 @@ class SnapKv(Technique):
         if self.kernel_size % 2 == 0:
             given = self.kernel_size
             raise ValueError(f"technique {_NAME}: kernel_size must be odd, not {given}; use {given + 1}")
-
-    def check(self, spec: ModelSpec) -> None:
-        """ValueError where entries cannot be dropped."""
-        check_droppable(_NAME, spec)
 
     def retention(self) -> PromptRetention:
         """A PromptRetention with counters of its own."""
@@ -80,7 +70,7 @@ class PromptRetention:
         self.counters = counters()
 
     def kept(self, slots: int, computed: int, context: int) -> int:
-        """Everything but what the prompt has too much of, once that is computed."""
+        """Everything, less the prompt's surplus once the prompt is computed."""
         surplus = max(0, context - self.technique.max_capacity_prompt)
         return min(slots, computed - surplus) if computed >= context else slots
 

@@ -1,9 +1,10 @@
-"""StreamingLLM: the first tokens, on which attention rests whatever they say, and the most recent ones stay.
+"""StreamingLLM: the first tokens, which draw attention whatever they say (attention sinks), and the most
+recent ones stay.
 
 Source: "Efficient Streaming Language Models with Attention Sinks", arXiv:2309.17453; parameters as in the
 authors' repository, mit-han-lab/streaming-llm, the sizes of the paper's 1024-entry cache. Differs: keys keep
 the positions at which they were rotated, where the source rotates them anew by their place in the cache. That
-serves texts longer than the model's positions, which the engine refuses; within them, distances stay what the
+is for texts longer than the model's positions, which the engine refuses; within them, distances stay what the
 model was trained on. Entries go several at a time (`dropping.EVERY`), and those of a prompt after each of its
 chunks, whose tokens see each other in full.
 """
@@ -16,16 +17,8 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from twofold.models.retaining import Retainer
-from twofold.models.spec import ModelSpec
-from twofold.techniques.base import Info, Technique
-from twofold.techniques.cache.dropping import (
-    EXCLUDES,
-    PROVIDES,
-    REASONS,
-    Budget,
-    check_counts,
-    check_droppable,
-)
+from twofold.techniques.base import Info
+from twofold.techniques.cache.dropping import Budget, Dropping, check_counts, dropping_info
 
 if TYPE_CHECKING:
     from twofold.models.cache import CacheLayer
@@ -35,30 +28,21 @@ _NAME = "streaming-llm"
 
 
 @dataclass(frozen=True)
-class StreamingLlm(Technique):
+class StreamingLlm(Dropping):
     """start_size: first tokens that stay (attention sinks); recent_size: newest tokens that stay."""
 
     start_size: int = 4
     recent_size: int = 1020
 
-    info: ClassVar[Info] = Info(
+    info: ClassVar[Info] = dropping_info(
         name=_NAME,
         title="Efficient Streaming Language Models with Attention Sinks",
         source="arXiv:2309.17453",
-        summary="keeps the first few and the most recent cache entries and drops those between",
-        seams=("cache",),
-        lossless=False,
-        provides=PROVIDES,
-        excludes=EXCLUDES,
-        reasons=REASONS,
+        summary="keeps the first few and the most recent cache entries and drops those in between",
     )
 
     def __post_init__(self) -> None:
         check_counts(_NAME, start_size=self.start_size, recent_size=self.recent_size)
-
-    def check(self, spec: ModelSpec) -> None:
-        """ValueError where entries cannot be dropped."""
-        check_droppable(_NAME, spec)
 
     def retention(self) -> SinkRetention:
         """A SinkRetention with these sizes."""

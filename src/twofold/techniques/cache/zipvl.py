@@ -1,16 +1,16 @@
-"""ZipVL: each layer's attention says how many tokens of a prompt are important to it; only those attend
-to each other, and only they are cached with four bits, the rest with two.
+"""ZipVL: each layer's attention decides how many tokens of a prompt are important to it; only these attend
+to each other, and only they are cached in four bits, the rest in two.
 
 Source: "ZipVL: Efficient Large Vision-Language Models with Dynamic Token Sparsification and KV Cache
-Compression", arXiv:2410.08584v1. Probes, the newest queries and as many others, show the distribution of
-attention; as few tokens as hold the share tau of it are important, chosen by their mean weight.
+Compression", arXiv:2410.08584v1. Probes (the newest queries and as many others) show the distribution of
+attention; the fewest tokens that hold the share tau of it are important, chosen by their mean weight.
 
-Differs: for text models; the other probes are spread evenly instead of drawn, so that runs repeat; a
-prompt that comes in pieces is judged piece by piece, a piece attends to all that was stored of earlier
-ones; layers with a sliding window judge, but attend to everything; entries are quantised one by one
-behind a division by their channel's size for keys and values alike, so that each may have its own
-precision; entries of generated tokens are important; the further bits of important entries come from a
-pool of a fixed size that all layers draw on, and an entry does without when it is empty.
+Differs: for text models; the other probes are spread evenly instead of drawn at random, so that runs repeat;
+a prompt that comes in pieces is judged piece by piece, and a piece attends to all that is stored of earlier
+ones; layers with a sliding window judge tokens, but attend to everything; entries are quantised one by one,
+after a division by their channel's size, for keys and values alike, so that each may have its own precision;
+entries of generated tokens are always important; the low bits of important entries come from a pool of fixed
+size that all layers share, and once it is empty an entry keeps its high bits alone.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from typing import ClassVar
 from twofold.models.cache import CacheLayer, Heads
 from twofold.models.spec import ModelSpec
 from twofold.techniques.base import Claim, Info, Technique
-from twofold.techniques.cache.zipvl_cache import ZipCache, Zipped
+from twofold.techniques.cache.zipvl_cache import ZipCache
+from twofold.techniques.cache.zipvl_store import Zipped
+from twofold.techniques.requirements import require_keys
 
 _PAPER = "arXiv:2410.08584v1"
 _MODEL = "LongVA-7B (Qwen2-7B)"
@@ -32,8 +34,8 @@ _HARDWARE = "NVIDIA A100"
 class ZipScheme:
     """Every layer's cache is a ZipCache.
 
-    counters: tokens of prompts that were probed, and of them those that were important, and entries that were
-    important enough for four bits, of all layers that were computed.
+    counters: prompt tokens that were probed, those of them that were important, and entries that were
+    important enough for four bits, over all layers that were computed.
     """
 
     def __init__(self, technique: ZipVL) -> None:
@@ -48,7 +50,7 @@ class ZipScheme:
         self.shared.share = share
 
     def measured(self) -> dict[str, float]:
-        """The share of prompts that was important, where any was probed."""
+        """The share of prompts that was important, if any was probed."""
         probed = self.counters["tokens_probed"]
         return {"important_share": self.counters["tokens_important"] / probed} if probed else {}
 
@@ -60,9 +62,9 @@ class ZipScheme:
 
 @dataclass(frozen=True)
 class ZipVL(Technique):
-    """tau: share of the attention that important tokens hold. probes: newest queries that show it, and as
-    many others; shorter prompts are left alone (both defaults second-hand). high_share: of all entries of all
-    layers, those that the pool has further bits for."""
+    """tau: share of the attention that important tokens hold. probes: newest queries that are probed, and as
+    many others; prompts of no more tokens than these are left alone (both defaults are second-hand).
+    high_share: share of all entries of all layers that the pool holds low bits for."""
 
     tau: float = 0.975
     probes: int = 64
@@ -75,16 +77,14 @@ class ZipVL(Technique):
             "Compression"
         ),
         source="arXiv:2410.08584",
-        summary="each layer attends to, and caches well, as many tokens of a prompt as hold its attention",
+        summary="only the tokens of a prompt that hold most attention attend, and are cached in more bits",
         seams=("cache", "attention"),
         lossless=False,
         provides=("cache-storage", "attention-method"),
         excludes=("cache-storage", "attention-method", "retention"),
         reasons={
-            "cache-storage": "a cache entry is stored in one way; name one technique that changes it",
-            "attention-method": "it decides which tokens of a prompt attend to each other; name one method",
-            "retention": "it says itself which entries matter, and stores the others with fewer bits instead "
-            "of dropping them; name one of the two",
+            "retention": "it stores less important entries in fewer bits instead of dropping them; name one "
+            "of the two",
         },
         behaviour={"important_share": (0.81, "measured on SmolLM2-135M, prompts of 384 tokens of prose")},
     )
@@ -135,15 +135,11 @@ class ZipVL(Technique):
 
     def check(self, spec: ModelSpec) -> None:
         """Elements must fill whole bytes."""
-        if spec.latent is not None:
-            raise ValueError(
-                f"technique zipvl: {spec.name} caches one latent per token instead of keys and values; leave "
-                "zipvl out"
-            )
+        require_keys("zipvl", spec)
         if spec.head_dim % 4:
             raise ValueError(
-                f"technique zipvl: heads of {spec.name} are {spec.head_dim} wide; two bits of each element "
-                "fill no whole bytes"
+                f"technique zipvl: heads of {spec.name} are {spec.head_dim} wide, not a multiple of 4, so "
+                "that two bits of each element do not fill whole bytes; leave zipvl out"
             )
 
     def cache_scheme(self) -> ZipScheme:

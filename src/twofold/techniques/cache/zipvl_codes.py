@@ -1,4 +1,4 @@
-"""Codes of two bits that two further bits can refine: asymmetric, a scale and a zero point a group.
+"""Codes of two bits that two low bits can refine: asymmetric, with a scale and a zero point per group.
 
 A code c stands for `zero + c · scale`. A group of high precision has codes of four bits, of which the
 upper two and the lower two are stored apart; one of low precision has codes of two bits, stored where the
@@ -38,8 +38,9 @@ def widen_rows(
 ) -> torch.Tensor:
     """Numbers of N rows, float32 [N, groups, D]: upper uint8 [N, groups · D / 4] of all, lower of the
     rows `at` (int64), which are of high precision, scales fp16 [N, 2, groups]."""
-    codes = unpack(upper, LOW_BITS)
-    codes[at] = codes[at].mul_(4).add_(unpack(lower, LOW_BITS))
-    numbers = codes.view(len(codes), groups, -1)
+    lows = torch.zeros_like(upper).index_copy_(0, at, lower)
+    step = torch.ones(upper.shape[0], 1, device=upper.device).index_fill_(0, at, 1 << LOW_BITS)
+    codes = unpack(upper, LOW_BITS).mul_(step).add_(unpack(lows, LOW_BITS))
+    numbers = codes.view(codes.shape[0], groups, -1)
     scale, zero = scales.float().unbind(1)
     return numbers.mul_(scale.unsqueeze(-1)).add_(zero.unsqueeze(-1))

@@ -16,7 +16,7 @@ from twofold.models.step import StepInput
 from twofold.ops.attention import Attention, CacheWrite
 
 if TYPE_CHECKING:
-    from twofold.techniques.cache.zipvl_cache import ZipCache
+    from twofold.techniques.cache.zipvl_store import ZipStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ Chosen = list[torch.Tensor | None]
 def zip_attention(
     op: ZipAttention,
     q: torch.Tensor,
-    cache: ZipCache,
+    cache: ZipStore,
     step: StepInput,
     k: torch.Tensor,
     v: torch.Tensor,
@@ -65,7 +65,7 @@ def zip_attention(
 
 @reference(ZipWrite)
 def zip_write(
-    op: ZipWrite, cache: ZipCache, step: StepInput, k: torch.Tensor, v: torch.Tensor, chosen: Chosen
+    op: ZipWrite, cache: ZipStore, step: StepInput, k: torch.Tensor, v: torch.Tensor, chosen: Chosen
 ) -> None:
     """Let the cache layer store the new entries."""
     del op

@@ -1,6 +1,6 @@
 """Rows for the low bits of important entries, which all layers of a model share.
 
-Every layer takes as many as its own attention asks for; where none is left, an entry keeps its high bits
+Every layer takes as many as its own attention asks for; once none is left, an entry keeps its high bits
 alone.
 """
 

@@ -63,11 +63,11 @@ def num_probes(tokens: int, probes: int) -> int:
 
 
 def important(probed: torch.Tensor, seen: torch.Tensor, tau: float) -> torch.Tensor:
-    """Attention weights that each token got, added up, probed [T], and by how many probes it was seen,
-    seen [T]: the important tokens, int64, ascending.
+    """The important tokens, int64, ascending, by the attention that each token got from all probes, probed
+    [T], and the number of probes that saw it, seen [T].
 
-    As few tokens as hold the share `tau` of all that is given to any say how many there are; those with
-    the greatest mean weight, and the newest, whose output the next token is sampled from, say which.
+    There are as many as the fewest tokens that hold the share `tau` of all attention; they are those with the
+    greatest mean weight, and the newest, from whose output the next token is sampled.
     """
     ordered = probed.sort(descending=True).values.cumsum(0)
     count = min(len(probed), int((ordered < tau * ordered[-1]).sum()) + 1)

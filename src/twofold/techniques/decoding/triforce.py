@@ -137,12 +137,6 @@ def _claim(key: str, figure: str, claimed: float, hardware: str, baseline: str, 
     )
 
 
-_OFFLOADED = (
-    "the cache lies in host memory and the baseline is {}; the engine keeps a cache that it attends over in "
-    "the device's memory"
-)
-
-
 @dataclass(frozen=True)
 class TriForce(Technique):
     """Hierarchical speculation.
@@ -203,19 +197,31 @@ class TriForce(Technique):
         ),
         _claim(
             "offloading",
-            "with offloading",
+            "with the cache on the host",
             7.78,
             "two NVIDIA RTX 4090",
-            "the authors' own offloading system",
-            why_not=_OFFLOADED.format("the authors' own offloading system"),
+            "the authors' own offloading system without drafts",
+            setup="triforce:offloading",
+        ),
+        Claim(
+            "offloading-seconds",
+            "time to generate one token with the cache on the host",
+            (0.108, 0.108),
+            "s",
+            "none",
+            "Llama2-7B-128K, drafted by Llama-68M",
+            "two NVIDIA RTX 4090",
+            "arXiv:2404.11912, abstract",
+            "triforce:offloading_seconds",
         ),
         _claim(
             "one-4090",
-            "with offloading, against DeepSpeed",
+            "with the cache on the host, one GPU",
             4.86,
             "NVIDIA RTX 4090",
             "DeepSpeed-Zero-Inference",
-            why_not=_OFFLOADED.format("DeepSpeed-Zero-Inference"),
+            why_not="the baseline is DeepSpeed-Zero-Inference, whose time for a token is not published apart "
+            "from this ratio and whose way of reading the cache from the host is not modelled",
         ),
     )
 

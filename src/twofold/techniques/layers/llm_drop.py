@@ -36,13 +36,13 @@ class Dropped:
 
 @dataclass(frozen=True)
 class LlmDrop(Technique):
-    """Drop the `num` most redundant sublayers, or `share` of them where no number is given.
+    """Drop the `num` most redundant sublayers, or the share `share` of them if no number is given.
 
-    target: what is scored and dropped: "attention", "mlp", "block" (both of a layer, scored together) or
-    "joint" (attention and MLP sublayers in one ranking); num and share count those. attention_layers,
-    mlp_layers: an explicit choice of layers (from 0), without calibration. Where nothing was calibrated, as
-    in a prediction, the deepest but the last are assumed: what is saved depends on how many are dropped, not
-    on which.
+    target: what is scored and dropped: "attention", "mlp", "block" (both sublayers of a layer, scored
+    together) or "joint" (attention and MLP sublayers in one ranking); num and share count these.
+    attention_layers, mlp_layers: an explicit choice of layers (from 0), without calibration. Without
+    calibration, as in a prediction, the deepest but the last are dropped: what is saved depends on how many
+    are dropped, not on which.
     """
 
     target: str = "attention"
@@ -60,7 +60,6 @@ class LlmDrop(Technique):
         lossless=False,
         provides=("layer-selection",),
         excludes=("layer-selection",),
-        reasons={"layer-selection": "one technique decides which sublayers exist; name one"},
         behaviour={
             "joint-attention-first": (
                 _JOINT_ATTENTION_FIRST,
@@ -203,7 +202,8 @@ class LlmDrop(Technique):
         return not self.is_explicit
 
     def calibrate(self, model: Transformer, device: Device, token_ids: Sequence[int]) -> Self:
-        """The technique with the layers chosen by how `model` treats `token_ids`; `similarities` says why."""
+        """The technique with the layers chosen by how `model` treats `token_ids`; `calibration` is the
+        `Similarities` that chose them."""
         if len(token_ids) == 0:
             raise ValueError("technique llm-drop: calibration needs text of at least one token")
         found = sublayer_similarities(model, device, token_ids)
@@ -214,14 +214,7 @@ class LlmDrop(Technique):
             attention_layers=tuple(sorted(chosen.attention)),
             mlp_layers=tuple(sorted(chosen.mlp)),
         )
-        object.__setattr__(learned, "_similarities", found)  # learned, not a parameter
-        return learned
-
-    @property
-    def similarities(self) -> Similarities | None:
-        """What calibration measured; None where there was none."""
-        found: Similarities | None = self.__dict__.get("_similarities")
-        return found
+        return learned.with_calibration(found)
 
 
 class LayerDrop:

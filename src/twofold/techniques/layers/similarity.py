@@ -1,4 +1,5 @@
-"""How much each sublayer of a model turns its input: the measure of redundancy of depth pruning."""
+"""How much each sublayer of a model changes the direction of its input: depth pruning's measure of
+redundancy."""
 
 from __future__ import annotations
 
@@ -9,10 +10,8 @@ import torch
 import torch.nn.functional as F
 
 from twofold.devices.base import Device
-from twofold.models.layer_pass import LayerPass
-from twofold.models.step import StepInput
+from twofold.models.layer_pass import LayerPass, text_step
 from twofold.models.transformer import Residual, Transformer
-from twofold.ops.attention import Span
 
 
 @dataclass(frozen=True)
@@ -35,13 +34,9 @@ class Similarities:
 def sublayer_similarities(model: Transformer, device: Device, token_ids: Sequence[int]) -> Similarities:
     """Run the whole `model` (no sublayer may be missing) over `token_ids` on a real device and compare."""
     assert device.real, "similarities need activations"
-    where = model.norm.weight.device if model.norm.weight is not None else None
-    tokens = len(token_ids)
-    ids = torch.tensor(list(token_ids), device=where)
-    step = StepInput([Span(tokens, tokens)], tokens, 0, ids, torch.arange(tokens, device=where))
     passing = LayerPass(model, model.spec.num_layers)
     device.begin_step()
-    chunks = passing.begin(step, device)
+    chunks = passing.begin(text_step(model, token_ids), device)
     found: dict[str, list[float]] = {"attention": [], "mlp": [], "block": []}
     for layer in passing.layers:
         before = _state(chunks)

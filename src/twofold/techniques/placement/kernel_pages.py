@@ -14,8 +14,11 @@ import mmap
 import os
 import weakref
 from functools import cache
+from typing import ClassVar
 
 import torch
+
+from twofold.models.cache_memory import reserve
 
 _PROT = mmap.PROT_READ | mmap.PROT_WRITE
 _FIXED, _POPULATE, _NORESERVE = 0x10, 0x8000, 0x4000
@@ -40,8 +43,10 @@ def _libc() -> ctypes.CDLL:
 class PhysicalPages:
     """A file in memory of `nbytes` bytes that takes pages when they are mapped or written.
 
-    ValueError where the system has no such files.
+    ValueError where the system has no such files. granularity: the least that can be mapped, in bytes.
     """
+
+    granularity: ClassVar[int] = mmap.PAGESIZE
 
     def __init__(self, nbytes: int) -> None:
         if not hasattr(os, "memfd_create"):
@@ -54,6 +59,10 @@ class PhysicalPages:
     def resident_bytes(self) -> int:
         """Bytes of physical memory that the file takes, as the kernel counts them."""
         return os.fstat(self.file).st_blocks * _STAT_BLOCK
+
+    def area(self, nbytes: int) -> torch.Tensor:
+        """Addresses with nothing behind them, as bytes [nbytes]."""
+        return reserve((nbytes,), torch.uint8, torch.device("cpu"))
 
     def tensor(self, offset: int, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         """The bytes from `offset` on as a tensor. It takes no memory before it is written."""
@@ -70,6 +79,11 @@ class PhysicalPages:
         """Let nothing appear at `address` any more; it stays reserved."""
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _FIXED | _NORESERVE
         _check(_libc().mmap(address, nbytes, _PROT, flags, -1, 0))
+
+    def hold(self, offset: int, nbytes: int) -> None:
+        """Have memory behind those bytes."""
+        if _libc().fallocate(self.file, 0, offset, nbytes):
+            raise OSError(ctypes.get_errno(), "fallocate")
 
     def give_back(self, offset: int, nbytes: int) -> None:
         """Return the memory behind those bytes to the system; they read as zero from here on."""

@@ -204,7 +204,8 @@ class LlmInAFlash(Technique):
             "OPT-6.7B",
             "Apple M1 Max",
             "abstract",
-            why_not="the catalogue has no laptop with a disk whose figures are published",
+            why_not="its laptop, an Apple M1 Max, is not in the catalogue: what its processor and its disk "
+            "reach is not published by the vendor",
         ),
         Claim(
             "llm-in-a-flash-memory",

@@ -105,6 +105,14 @@ class PageMap:
         """Rows that show blocks of a sequence that is gone."""
         return [row for row, places in enumerate(self._places) if places and not self._held[row]]
 
+    def hold(self, blocks: Iterable[int]) -> list[Run]:
+        """`blocks` get physical memory. Returns them in runs, those that had none."""
+        runs: list[Run] = []
+        for block in sorted(set(blocks) - self._resident):
+            _append(runs, Run(0, block, block, 1))
+        self._have(runs)
+        return runs
+
     def give_back(self, blocks: Iterable[int]) -> list[Run]:
         """The physical memory of `blocks` is returned. Returns them in runs, those that had any."""
         runs: list[Run] = []
@@ -139,10 +147,14 @@ class PageMap:
         pages = blocks * self.pages_per_block
         self.counters["pages_mapped"] += pages
         self.counters["bytes_mapped"] += blocks * self.block_bytes
+        self._have(runs)
+        return pages
+
+    def _have(self, runs: list[Run]) -> None:
+        """The blocks of `runs` have memory now."""
         for run in runs:
             self._resident.update(range(run.block, run.block + run.length))
         self.counters["resident_bytes"] = len(self._resident) * self.block_bytes
-        return pages
 
 
 def _append(runs: list[Run], run: Run) -> None:

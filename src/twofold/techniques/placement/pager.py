@@ -57,6 +57,13 @@ class Pager:
         """See `Paging.allocate`."""
         self.storage = VirtualCaches(self._caches, self._size, self._page_bytes, where)
 
+    def hold(self, blocks: Sequence[int]) -> None:
+        """See `Paging.hold`."""
+        self._wait()
+        runs = self.pages.hold(blocks)
+        if self.storage is not None:
+            self.storage.hold(runs)
+
     def held(self, row: int) -> Sequence[int]:
         """See `Paging.held`."""
         return self.pages.held(row)

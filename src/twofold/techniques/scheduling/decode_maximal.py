@@ -1,4 +1,4 @@
-"""DecodeMaximal: the scheduling policy of SARATHI (arXiv 2308.16369): one prompt chunk per batch, decodes
+"""DecodeMaximal: the scheduling policy of SARATHI (arXiv:2308.16369), one prompt chunk per batch with decodes
 piggybacked on it.
 
 The chunk saturates the compute units, the decodes ride along at almost no cost, and since all batches have
@@ -30,12 +30,12 @@ class DecodeMaximal(Mixed):
     def __init__(self, chunk_size: int = 256, tile: int = 128, patience: float = math.inf) -> None:
         super().__init__(patience)
         if chunk_size < 1:
-            raise ValueError(f"chunk_size is {chunk_size}; it must be at least 1 token")
+            raise ValueError(f"chunk_size must be at least 1 token, not {chunk_size}")
         if tile < 1 or chunk_size % tile:
             divisors = [d for d in range(1, chunk_size + 1) if not chunk_size % d]
             best = min(divisors, key=lambda d: abs(d - tile))
             raise ValueError(
-                f"tile is {tile}; it must divide chunk_size {chunk_size}; the nearest that does: {best}"
+                f"tile must divide chunk_size ({chunk_size}), not be {tile}; the nearest that does is {best}"
             )
         self.chunk_size = chunk_size
         self.tile = tile

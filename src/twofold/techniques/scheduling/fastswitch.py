@@ -1,4 +1,4 @@
-"""FastSwitch: priorities change all the time, and what that costs is made small.
+"""FastSwitch: priorities change while requests run, and switching between requests is made cheap.
 
 Source: "FastSwitch: Optimizing Context Switching Efficiency in Fairness-aware Large Language Model Serving",
 arXiv:2411.18424. Caches lie in groups of contiguous blocks, so that a preempted request is few large copies
@@ -38,9 +38,9 @@ def _claim(key: str, figure: str, claimed: tuple[float, float], where: str) -> C
 @dataclass(frozen=True)
 class FastSwitch(Technique):
     """frequency: changes of priorities per step. pattern: how they change, "markov" or "random". group:
-    blocks of a group (the source's 60 are about 1,000 tokens). overlapped, reuse: whether copies go on beside
-    the computation, and whether they are kept. seed: of the priorities.
-    """
+    blocks of a group (the source's 60 are about 1,000 tokens); 0: blocks are not grouped. overlapped: copies
+    overlap with computation. reuse: copies stay in host memory when a request comes back or ends. seed: of
+    the priorities."""
 
     frequency: float = 0.04
     pattern: str = "markov"
@@ -54,17 +54,16 @@ class FastSwitch(Technique):
         title="FastSwitch: Optimizing Context Switching Efficiency in Fairness-aware Large Language Model "
         "Serving",
         source=_PAPER,
-        summary="changes priorities as requests run; swaps their caches in few large copies beside the steps",
+        summary="changes priorities as requests run; swaps caches in a few large copies that overlap steps",
         seams=("scheduling",),
         lossless=True,
         provides=("schedule", "swap"),
         excludes=("schedule", "swap", "cache-storage", "retention"),
         reasons={
-            "schedule": "one policy decides what runs next: name one technique that schedules",
-            "swap": "a cache is swapped in one way: name one technique that does it",
             "cache-storage": "caches are swapped block by block, and the other technique keeps a part of "
-            "them elsewhere: use one of both",
-            "retention": "copies in host memory would be of entries that were dropped since: use one of both",
+            "them elsewhere: name one of the two",
+            "retention": "copies in host memory would hold entries that were dropped since: name one of the "
+            "two",
         },
     )
     claims: ClassVar[tuple[Claim, ...]] = (

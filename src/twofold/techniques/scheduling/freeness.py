@@ -1,14 +1,14 @@
 """Llumnix's policy: virtual usage, which turns every reason to move requests into one of load balance.
 
 The virtual usage of a request is the memory that it is treated as using: what it holds; for the first in a
-queue, what it waits for, so that others make room in one place (de-fragmentation); for one of high priority,
-a headroom besides, so that it is left alone; on an instance that is to end, infinitely much. The freeness of
-an instance is the number of steps for which its requests could grow:
+queue, what it waits for, so that others make room on one instance (de-fragmentation); for one of high
+priority, also a headroom, so that it is left alone; on an instance that is to be switched off, infinitely
+much. The freeness of an instance is the number of steps for which its requests could grow:
 
-    F = (M - Σ V) / B        M: memory, Σ V: virtual usage, B: running requests
+F = (M - Σ V) / B M: memory, Σ V: virtual usage, B: running requests
 
-Requests are dispatched to the freest instance, and move from the least free ones to the freest.
-Source: Llumnix (arXiv:2406.03243), section 4.4 and algorithm 1.
+Requests are dispatched to the freest instance, and move from the least free ones to the freest. Source:
+Llumnix (arXiv:2406.03243), section 4.4 and algorithm 1.
 """
 
 from __future__ import annotations
@@ -59,7 +59,6 @@ class Freeness:
     """
 
     name = "llumnix"
-    layerwise_from: int | None = None
 
     def __init__(
         self,
@@ -98,6 +97,9 @@ class Freeness:
         self.counters["dispatched"] += 1
         active = [n for n in range(len(members)) if n not in self._off and n not in self._draining]
         return max(active, key=lambda n: (freeness_with_queue(members[n].load, self.headroom), -n))
+
+    def goes_on(self, id: str | int) -> None:
+        """Nobody knows when requests come."""
 
     def moves(self, members: Sequence[Member], now: float) -> list[Move]:
         """Pairs of instances, the least free with the freest, and a request of each that is to move."""

@@ -1,4 +1,4 @@
-"""Llumnix: requests move between instances while they are being answered, for whatever reason, by one policy.
+"""Llumnix: one policy moves requests between instances while they run, for load, memory, priority or scaling.
 
 Source: "Llumnix: Dynamic Scheduling for Large Language Model Serving", arXiv:2406.03243. `freeness` holds the
 policy, `fleet.migration` the live migration. The headroom is that of its authors' artifact (100 blocks of 16
@@ -15,7 +15,7 @@ from typing import ClassVar
 from twofold.fleet.policy import Stages
 from twofold.techniques.base import Claim, Info, Technique
 from twofold.techniques.scheduling.freeness import Freeness
-from twofold.techniques.scheduling.splitwise import IN_BLOCKS
+from twofold.techniques.scheduling.splitwise import REASONS
 
 _PAPER = "arXiv:2406.03243"
 
@@ -23,11 +23,11 @@ _PAPER = "arXiv:2406.03243"
 @dataclass(frozen=True)
 class Llumnix(Technique):
     """instances: of the model. headroom: tokens kept free beside requests of high priority (priority below
-    0). migrate_out, migrate_in: requests move from instances whose freeness (steps that they can still go on)
-    is below the one to instances above the other. interval: seconds between looks at what is to move.
+    0). migrate_out, migrate_in: requests move from instances whose freeness (steps that they can still run)
+    is below migrate_out to instances above migrate_in. interval: seconds between two checks for moves.
     max_stages, last_stage_max_blocks: of a migration (see `fleet.policy.Stages`). scaling: whether instances
-    are switched on and off; scale_up, scale_down: freeness on average below and above which.
-    """
+    are switched on and off; scale_up, scale_down: average freeness below which one is added, and above which
+    one is removed."""
 
     instances: int = 2
     headroom: int = 1600
@@ -49,11 +49,7 @@ class Llumnix(Technique):
         lossless=True,
         provides=("fleet",),
         excludes=("fleet", "cache-storage", "retention"),
-        reasons={
-            "fleet": "one policy decides where requests run: name one technique over several instances",
-            "cache-storage": f"{IN_BLOCKS}: use one of both",
-            "retention": "entries that are dropped in place cannot be sent meanwhile: use one of both",
-        },
+        reasons=REASONS,
     )
     claims: ClassVar[tuple[Claim, ...]] = (
         Claim(
@@ -75,8 +71,8 @@ class Llumnix(Technique):
             (14.8, 14.8),
             "x",
             baseline="INFaaS++: dispatch by load as Llumnix's, no migration",
-            model="LLaMA-7B, 16 instances, power-law lengths (here with a mean of 256 tokens in and out, at "
-            "8 requests/s), Poisson arrivals",
+            model="LLaMA-7B, 16 instances, power-law lengths (the largest gain: 512 tokens in and out on "
+            "average, 3 to 3.1 requests/s), Poisson arrivals",
             hardware="16 A10",
             source=f"{_PAPER}, figure 11 as its authors' artifact puts it (abstract: an order of magnitude)",
             setup="llumnix:tail_ttft",
@@ -113,8 +109,8 @@ class Llumnix(Technique):
             low, high = getattr(self, low_name), getattr(self, high_name)
             if not low <= high:
                 raise ValueError(
-                    f"technique llumnix: {low_name} ({low:g}) must not be above {high_name} ({high:g}), or "
-                    f"requests would come and go: lower it"
+                    f"technique llumnix: {low_name} must be at most {high_name} ({high:g}), not {low:g}, or "
+                    "requests and instances would go back and forth"
                 )
 
     def fleet_policy(self) -> Freeness:

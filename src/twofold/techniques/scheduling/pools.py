@@ -1,9 +1,10 @@
 """Splitwise's cluster scheduler: a pool of machines for prompts, one for tokens, a mixed one between them.
 
-Every request gets two machines when it comes: the one of the prompt pool with the shortest queue (in tokens)
-computes its prompt, the one of the token pool with most free memory generates. Where a pool is loaded, a
-machine of the other one joins the mixed pool and does both; it returns once nothing of the other kind is left
-on it. Source: section IV-A of the paper, and its authors' simulator for what is queued and what is loaded.
+Every request gets two machines when it arrives: the one of the prompt pool with the shortest queue (in
+tokens) computes its prompt, and the one of the token pool with the most free memory generates. When a pool is
+loaded, a machine of the other one joins the mixed pool and does both; it returns once nothing of the other
+kind is left on it. Source: section IV-A of the paper, and its authors' simulator for what is queued and what
+is loaded.
 """
 
 from __future__ import annotations
@@ -11,14 +12,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from twofold.fleet.load import Load
-from twofold.fleet.policy import Arrival, Member, Move, Stages
+from twofold.fleet.policy import Arrival, Member, Move, Onward, Stages
 
 
 class Pools:
     """A FleetPolicy. Instances 0 … prompt - 1 begin in the prompt pool, the others in the token pool.
 
-    longest_queue: prompt tokens that may wait at a prompt machine before others help. counters: prompts that
-    were dispatched, caches that went over, and machines that joined the mixed pool.
+    longest_queue: prompt tokens that may wait at a prompt machine before others help; layerwise_from: tokens
+    of the shortest prompt whose cache is sent layer by layer. counters: prompts that were dispatched, caches
+    that went over, and machines that joined the mixed pool.
     """
 
     name = "splitwise"
@@ -28,7 +30,7 @@ class Pools:
         self, prompt: int, token: int, longest_queue: int, layerwise_from: int, token_device: str | None
     ) -> None:
         self.devices: Sequence[str | None] = [None] * prompt + [token_device] * token
-        self.layerwise_from: int | None = layerwise_from
+        self.layerwise_from = layerwise_from
         self.longest_queue = longest_queue
         self.prompt_pool = list(range(prompt))
         self.token_pool = list(range(prompt, prompt + token))
@@ -70,6 +72,11 @@ class Pools:
             self._coming[token] = self._coming.get(token, 0) + blocks
         self.counters["prompts"] += 1
         return prompt
+
+    def goes_on(self, id: str | int) -> Onward | None:
+        """The machine of its tokens, where another one computes the prompt."""
+        prompt, token, _ = self._assigned[id]
+        return Onward(token, self.layerwise_from) if prompt != token else None
 
     def _find(
         self, pool: Iterable[int], load: Callable[[int], float], fits: Callable[[int], bool]

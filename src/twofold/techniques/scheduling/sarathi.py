@@ -1,4 +1,4 @@
-"""Sarathi: prompts in equal chunks, one in a batch, and the batch filled up with decodes.
+"""Sarathi: prompts in equal chunks, one per batch, which decodes fill up.
 
 Source: "SARATHI: Efficient LLM Inference by Piggybacking Decodes with Chunked Prefills", arXiv:2308.16369.
 `decode_maximal` holds the policy. Differs: a batch whose decodes alone reach the chunk size is filled to the
@@ -96,13 +96,12 @@ class Sarathi(Technique):
         name="sarathi",
         title="SARATHI: Efficient LLM Inference by Piggybacking Decodes with Chunked Prefills",
         source="arXiv:2308.16369",
-        summary="computes prompts in chunks, one beside the decodes of each batch",
+        summary="splits prompts into equal chunks and adds one to the decodes of each batch",
         seams=("scheduling",),
         lossless=True,
         needs=("chunked-prefill",),
         provides=("schedule",),
         excludes=("schedule",),
-        reasons={"schedule": "one policy decides what runs next: name one technique that schedules"},
     )
     claims: ClassVar[tuple[Claim, ...]] = (
         _claim(
@@ -176,14 +175,12 @@ class Sarathi(Technique):
         for name in ("chunk", "tile"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(
-                    f"technique sarathi: {name} is {value!r}; it must be a whole number from 1 up"
-                )
+                raise ValueError(f"technique sarathi: {name} must be a whole number from 1 up, not {value!r}")
         if self.chunk % self.tile:
             nearest = max(1, round(self.chunk / self.tile)) * self.tile
             raise ValueError(
-                f"technique sarathi: chunk is {self.chunk}, not a multiple of tile ({self.tile}); "
-                f"take chunk {nearest}, or a tile that divides it"
+                f"technique sarathi: chunk must be a multiple of tile ({self.tile}), not {self.chunk}; "
+                f"use chunk={nearest}, or a tile that divides it"
             )
 
     def scheduling_policy(self) -> CountedDecodeMaximal:

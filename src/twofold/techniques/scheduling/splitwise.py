@@ -1,11 +1,12 @@
-"""Splitwise: prompts on one pool of machines, tokens on another, and caches sent from the one to the other.
+"""Splitwise: one pool of machines computes prompts, another generates tokens, and caches are sent in between.
 
 Source: "Splitwise: Efficient generative LLM inference using phase splitting", arXiv:2311.18677. `pools` holds
-the scheduler; `twofold explore` searches the sizes of the pools (section 4.4 there). Differs: an instance of
-either pool keeps the engine's own batching (chunked prompts, decodes first), which mixed machines need. Only
-predictions send the cache of a long prompt layer by layer while it is computed (section 4.3). A run sends all
-of it once the prompt is done, in one process and over several: a step is one call into the kernels, and a
-copy beside it would take the cores that compute.
+the scheduler; `twofold explore` searches the sizes of the pools (section 4.4 there). The cache of a long
+prompt goes layer by layer beside the computation (section 4.3, `fleet.layerwise`), that of a short one once
+it is done: below 512 tokens on the paper's H100 (section 6.1). Differs: an instance of either pool keeps the
+engine's own batching (chunked prompts, decodes first), which mixed machines need; of a prompt that takes
+several steps the layers go in the last of them. On a GPU the copies would queue behind each layer on its own
+stream; that was never run.
 """
 
 from __future__ import annotations
@@ -19,17 +20,21 @@ from twofold.techniques.scheduling.pools import Pools
 _PAPER = "arXiv:2311.18677"
 _MODEL = "BLOOM-176B, conversation trace, tensor 8"
 
-IN_BLOCKS = "a request's cache is sent block by block, and the other technique keeps a part of it elsewhere"
-"""Why techniques that send caches are refused beside those that store them in ways of their own."""
+REASONS = {
+    "cache-storage": "a request's cache is sent block by block, and the other technique keeps a part of it "
+    "elsewhere: name one of the two",
+    "retention": "a cache cannot be sent while entries are dropped from it: name one of the two",
+}
+"""Why techniques that send caches are refused beside those that store them in their own way, or drop
+entries."""
 
 
 @dataclass(frozen=True)
 class Splitwise(Technique):
-    """prompt, token: machines of either pool. token_device: of the token pool, in predictions (None: as the
-    prompt pool's). prompt_max_pending_batch_tokens: prompt tokens that may queue at a machine before those of
-    the other pool help. layerwise_tokens: prompts from this length on are sent layer by layer while they are
-    computed, shorter ones at once.
-    """
+    """prompt, token: machines in each pool. token_device: the device of the token pool in predictions (None:
+    that of the prompt pool). prompt_max_pending_batch_tokens: prompt tokens that may queue at a machine
+    before the other pool helps. layerwise_tokens: caches of prompts from this length on are sent layer by
+    layer while they are computed, those of shorter ones at once."""
 
     prompt: int = 1
     token: int = 1
@@ -41,16 +46,12 @@ class Splitwise(Technique):
         name="splitwise",
         title="Splitwise: Efficient generative LLM inference using phase splitting",
         source=_PAPER,
-        summary="computes prompts on some instances and tokens on others, and sends caches between them",
+        summary="computes prompts on some instances, generates on others, and sends caches between them",
         seams=("scheduling",),
         lossless=True,
         provides=("fleet",),
         excludes=("fleet", "cache-storage", "retention"),
-        reasons={
-            "fleet": "one policy decides where requests run: name one technique over several instances",
-            "cache-storage": f"{IN_BLOCKS}: use one of both",
-            "retention": "entries that are dropped in place cannot be sent meanwhile: use one of both",
-        },
+        reasons=REASONS,
     )
     claims: ClassVar[tuple[Claim, ...]] = (
         Claim(

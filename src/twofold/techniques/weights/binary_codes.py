@@ -1,12 +1,13 @@
 """Binary-coded quantisation: the factors and signs that come nearest to groups of weights.
 
-A group is stood for by z + sum_i alpha_i b_i with signs b_i. First the sums are evenly spaced from the least
-weight to the largest (a uniform quantiser in binary codes); then, in turns, factors are found by least
-squares for the signs, and signs as the nearest of the 2^q sums for the factors, so that the error never
-grows. Sources: Xu et al., "Alternating Multi-bit Quantization for Recurrent Neural Networks",
-arXiv:1802.00150, which starts greedily; the offset z and uniform codes: arXiv:2206.09557, section 3.
+A weight of a group is approximated by z + sum_i alpha_i b_i with signs b_i. At first the sums are evenly
+spaced from the smallest weight to the largest (a uniform quantiser in binary codes). Then factors and signs
+take turns: factors by least squares for the signs, signs as the nearest of the 2^q sums for the factors, so
+that the error never grows. Sources: Xu et al., "Alternating Multi-bit Quantization for Recurrent Neural
+Networks", arXiv:1802.00150, which starts greedily; the offset z and uniform codes: arXiv:2206.09557, section
+3.
 
-In one dimension the nearest sum is a range of the sorted weights, so that a turn costs torch a few binary
+The weights nearest to a sum are a range of the sorted weights, so that a round costs torch a few binary
 searches per group instead of a pass over its weights.
 """
 
@@ -22,9 +23,10 @@ from twofold.kernels.cpu import native
 from twofold.kernels.cpu.threads import default_threads
 
 _CHUNK = 1 << 20
-"""Weights taken at a time: these and what is computed of them stay in the processor's cache."""
+"""Weights taken at a time: they and what is computed from them stay in the processor's cache."""
 _RIDGE = 1e-6
-"""Added to the counts on the diagonal: of two planes that are equal in a whole group each gets half."""
+"""Share of the group added to the diagonal, so that two planes that are equal in a whole group get half
+each."""
 
 
 class BinaryCodes(NamedTuple):
@@ -42,7 +44,7 @@ def signs_of_codes(bits: int) -> torch.Tensor:
 
 
 def binary_codes(groups: torch.Tensor, bits: int, rounds: int) -> BinaryCodes:
-    """The codes of `groups` [n, g] after so many turns; by native code where it is installed."""
+    """The codes of `groups` [n, g] after `rounds` rounds; by native code where it is installed."""
     module = native()
     if module is not None and groups.device.type == "cpu":
         return _native(module, groups.float().contiguous(), bits, rounds)

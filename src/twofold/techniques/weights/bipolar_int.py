@@ -1,10 +1,10 @@
-"""Bipolar integers: weights and activations of 1 to 8 bits, each ±1, multiplied bit plane by bit plane.
+"""Bipolar integers: weights and activations of 1 to 8 bits, each bit ±1, multiplied bit plane by bit plane.
 
 Source: "Efficient Arbitrary Precision Acceleration for Large Language Models on GPU Tensor Cores",
-arXiv:2409.17870: a code of n bits is the sum of ±2^i, so that numbers are odd, symmetric and need no sign
-bit; products of planes are counts of equal bits, shifted and added. Differs: the source takes codes from
-other quantisers; here a scale for each group of a row is searched for the least squared error, and
-activations get one for each group of a token.
+arXiv:2409.17870: a code of n bits is a sum of ±2^i, so that values are odd, symmetric around zero and need no
+sign bit; the product of two planes counts equal bits, and products are shifted and added. Differs: the source
+takes codes from other quantisers; here each group of a row gets the scale with the least squared error, and
+each group of a token's activations the scale of its largest magnitude.
 """
 
 from __future__ import annotations
@@ -16,27 +16,22 @@ import torch
 import torch.nn.functional as F
 
 from twofold.kernels.registry import reference
-from twofold.models.weights import ACT_BYTES
 from twofold.ops.base import Precision
 from twofold.ops.formats import Format, register
 from twofold.ops.linear import BitPlaneLinear, Linear
 from twofold.techniques.base import Claim, Info, Technique
-from twofold.techniques.weights.bit_planes import (
-    FACTOR_BITS,
-    PlaneMatrix,
-    in_groups,
-    is_block_linear,
-    pack_bits,
-)
+from twofold.techniques.weights.bit_planes import FACTOR_BITS, PlaneMatrix, in_groups, planes_of
+from twofold.techniques.weights.counted import in_place_of
+from twofold.techniques.weights.linear_layers import BlockLinears
 
 _MOST_BITS = 8
 _MOST_GROUP = 256
 """Columns up to which sums of products of 8-bit codes are whole numbers of float32."""
 _CLIPS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
-"""Shares of the largest magnitude of a group that are tried as the largest value."""
+"""Shares of a group's largest magnitude that are tried as its largest value."""
 _CHUNK = 1 << 20
 _TINY = 1e-30
-"""Groups of smaller magnitudes are zero: the inverse of their scale would not fit float32."""
+"""Groups whose largest magnitude is smaller are zero: the inverse of their scale would overflow float32."""
 _PAPER = "arXiv:2409.17870"
 
 
@@ -44,8 +39,8 @@ _PAPER = "arXiv:2409.17870"
 class BipolarInt(Technique):
     """Linear layers of all blocks in bipolar integers; embeddings, norms and routers stay as they are.
 
-    wbits: of weights; abits: of the activations of these layers; group: weights of a row that share a scale,
-    and activations of a token that do; lm_head: store the output projection so too.
+    wbits: bits of a weight; abits: bits of the activations of these layers; group: weights of a row, and
+    activations of a token, that share a scale; lm_head: also store the output projection this way.
     """
 
     wbits: int = 4
@@ -57,12 +52,11 @@ class BipolarInt(Technique):
         name="bipolar-int",
         title="Efficient Arbitrary Precision Acceleration for Large Language Models on GPU Tensor Cores",
         source=_PAPER,
-        summary="stores linear layers as planes of ±1 and multiplies them with activations bit by bit",
+        summary="stores linear layers as bit planes of ±1 and multiplies them by activations bit by bit",
         seams=("weights",),
         lossless=False,
         provides=("weight-format",),
         excludes=("weight-format",),
-        reasons={"weight-format": "a matrix has one stored format: name one technique that changes it"},
     )
     claims: ClassVar[tuple[Claim, ...]] = (
         Claim(
@@ -105,25 +99,20 @@ class BipolarInt(Technique):
         return BipolarScheme(self)
 
 
-class BipolarScheme:
+class BipolarScheme(BlockLinears):
     """Stores the linear layers of all blocks, and the output projection if asked, in bipolar integers.
 
-    counters: "products": how often a matrix stored so was multiplied; "plane_products": by how many pairs of
-    planes in all.
+    counters: "products": products with matrices stored this way; "plane_products": the pairs of bit planes
+    that these multiplied.
     """
 
     def __init__(self, technique: BipolarInt) -> None:
-        self.technique = technique
+        self.technique, self.lm_head = technique, technique.lm_head
         t = technique
         self.format = register(
             Format(f"bipolar{t.wbits}-g{t.group}", t.wbits, t.group, FACTOR_BITS, matmul="int1")
         )
         self.counters = {"products": 0, "plane_products": 0}
-
-    def applies(self, name: str, out_features: int, in_features: int) -> bool:
-        """Whether the matrix `name` is a linear layer of a block, or the output projection if asked."""
-        del out_features, in_features
-        return is_block_linear(name, lm_head=self.technique.lm_head)
 
     def pack(self, weight: torch.Tensor | None, out_features: int, in_features: int) -> BipolarMatrix:
         """The matrix in bipolar integers; None makes one that holds shapes only."""
@@ -175,21 +164,9 @@ class BipolarMatrix(PlaneMatrix):
 
     def op(self, tokens: int, activations: Precision) -> Linear:
         """The op that multiplies `tokens` rows by this matrix; counted."""
-        self.counters["products"] += 1
-        self.counters["plane_products"] += self.planes * self.abits
-        return BitPlaneLinear(
-            tokens,
-            self.in_features,
-            self.out_features,
-            self.format.name,
-            self.nbytes,
-            self.compute(activations),
-            ACT_BYTES[activations],
-            self.space,
-            1,
-            self.vector_flop(tokens),
-            self.planes * self.abits,
-        )
+        pairs = self.planes * self.abits
+        self.counters["plane_products"] += pairs
+        return in_place_of(super().op(tokens, activations), BitPlaneLinear, plane_pairs=pairs)
 
     def vector_flop(self, tokens: int) -> int:
         """Rounding the activations (magnitude, divide, round, clamp) and taking them apart bit by bit.
@@ -210,8 +187,7 @@ def encode(weight: torch.Tensor, bits: int, group: int) -> dict[str, torch.Tenso
         found = [_nearest(flat[at : at + step], bits) for at in range(0, len(flat), step)]
         codes.append(torch.cat([c for c, _ in found]).view(rows, count * width))
         scales.append(torch.cat([s for _, s in found]).view(rows, count, 1))
-    joined = torch.cat(codes, 1)
-    planes = torch.stack([pack_bits((joined >> i) & 1) for i in range(bits)], 1)
+    planes = planes_of(torch.cat(codes, 1), bits)
     return {"planes": planes, "factors": torch.cat(scales, 1).half()}
 
 

@@ -1,5 +1,5 @@
-"""Weight matrices that are stored as bit planes with factors for groups of columns: what techniques on binary
-codes and on bipolar integers share.
+"""Weight matrices stored as bit planes with factors for groups of columns: what the formats of binary codes
+and of bipolar integers share.
 
 Native CPU kernels multiply the planes as they are stored, in strips of 16 rows. Matrices whose rows do not
 fill strips, or whose columns or groups are not whole blocks of 32, run on the reference kernels.
@@ -13,14 +13,14 @@ import torch
 import torch.nn.functional as F
 
 from twofold.kernels.cpu.planes import Planes, can_hold, pack
-from twofold.models.weights import Matrix
 from twofold.ops.formats import Format
+from twofold.techniques.weights.counted import CountedMatrix
 
 FACTOR_BITS = 16
 """Factors are stored in float16, as in LUT-GEMM."""
 
 
-class PlaneMatrix(Matrix):
+class PlaneMatrix(CountedMatrix):
     """Packed bits and factors, or after `interleave` strips of both; no float copy is kept.
 
     tensors: `planes` uint8 [out, planes, in / 8], bit k % 8 of byte k / 8 for column k; `factors` float16
@@ -77,7 +77,7 @@ class PlaneMatrix(Matrix):
 
     @property
     def activation_bits(self) -> int:
-        """Bits that activations are rounded to; 0: they are not."""
+        """Bits that activations are rounded to; 0 where they are not."""
         return 0
 
     def per_column(self, factors: torch.Tensor) -> torch.Tensor:
@@ -87,15 +87,22 @@ class PlaneMatrix(Matrix):
 
 def pack_bits(bits: torch.Tensor) -> torch.Tensor:
     """Bits [..., n] (0 or 1, or bool) to bytes [..., ceil(n / 8)], the first in the lowest bit."""
-    eight = F.pad(bits.to(torch.uint8), (0, -bits.shape[-1] % 8)).contiguous().view(torch.int64)
+    padded = F.pad(bits.to(torch.uint8), (0, -bits.shape[-1] % 8))
+    eight = padded.reshape(-1).view(torch.int64)
     # The product moves the lowest bit of byte j to bit 56 + j.
-    return ((eight * 0x0102040810204080) >> 56 & 255).to(torch.uint8)
+    packed = ((eight * 0x0102040810204080) >> 56 & 255).to(torch.uint8)
+    return packed.view(*bits.shape[:-1], padded.shape[-1] // 8)
 
 
 def unpack_bits(packed: torch.Tensor, count: int) -> torch.Tensor:
     """The first `count` bits of bytes [..., m], uint8 [..., count]."""
     shifts = torch.arange(8, dtype=torch.uint8, device=packed.device)
     return ((packed.unsqueeze(-1) >> shifts) & 1).flatten(-2)[..., :count]
+
+
+def planes_of(codes: torch.Tensor, bits: int) -> torch.Tensor:
+    """Codes [out, in] of so many bits as packed planes, uint8 [out, bits, ceil(in / 8)]."""
+    return torch.stack([pack_bits((codes >> i) & 1) for i in range(bits)], 1)
 
 
 def in_groups(weight: torch.Tensor, group: int) -> list[torch.Tensor]:
@@ -108,11 +115,3 @@ def in_groups(weight: torch.Tensor, group: int) -> list[torch.Tensor]:
     if whole < weight.shape[1]:
         pieces.append(weight[:, None, whole:])
     return pieces
-
-
-def is_block_linear(name: str, *, lm_head: bool = False) -> bool:
-    """Whether the matrix of that canonical name is a linear layer of a block, or the output projection where
-    that counts too. What chooses experts is small and decides everything after it: it does not count."""
-    if name == "lm_head":
-        return lm_head
-    return name.startswith("layers.") and name.rpartition(".")[2] not in ("router", "shared_gate")

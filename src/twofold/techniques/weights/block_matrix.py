@@ -13,12 +13,12 @@ from typing import Protocol
 import torch
 
 from twofold.kernels.cpu.strips import Rounding, Strips, TokenRounding, can_hold, pack
-from twofold.models.weights import Matrix
 from twofold.ops.base import Precision
 from twofold.ops.formats import Format
-from twofold.ops.linear import Linear
 from twofold.techniques.weights.block_formats import BlockFormat
+from twofold.techniques.weights.counted import CountedMatrix
 from twofold.techniques.weights.hadamard import rotate, rotation_flop, signs
+from twofold.techniques.weights.linear_layers import BlockLinears
 
 # Widths of the precisions of integer and of float matrix units, narrow to wide.
 _INTEGER: dict[Precision, int] = {"int4": 4, "int8": 8}
@@ -40,7 +40,7 @@ class ActivationFormat(Protocol):
         """`x` [..., cols] rounded; per_row: no scale is shared by several rows."""
 
 
-class BlockMatrix(Matrix):
+class BlockMatrix(CountedMatrix):
     """Packed codes and scales, or after `interleave` strips of both; no float copy is kept.
 
     rotation: size of the Hadamard blocks by which the stored matrix and the activations are rotated (0 = not
@@ -102,11 +102,6 @@ class BlockMatrix(Matrix):
             y = self.activations.round(y, per_row=True)
         return y.to(x.dtype)
 
-    def op(self, tokens: int, activations: Precision) -> Linear:
-        """The op that multiplies `tokens` rows by this matrix; counted."""
-        self.counters["products"] += 1
-        return super().op(tokens, activations)
-
     def compute(self, activations: Precision) -> Precision:
         """The wider of both formats' precisions where one kind of unit takes both, else `activations`."""
         if self.activations is None:
@@ -133,10 +128,10 @@ class BlockMatrix(Matrix):
         return flop + 2 * tokens * self.out_features * -(-self.in_features // self.block_format.block)
 
 
-class BlockScheme:
+class BlockScheme(BlockLinears):
     """Stores the linear layers of all blocks, and the output projection if `lm_head`, in the format `fmt`.
 
-    counters: "products": how often a matrix stored by this scheme was multiplied.
+    counters: "products": products with matrices stored by this scheme.
     """
 
     def __init__(
@@ -153,11 +148,6 @@ class BlockScheme:
         self.lm_head = lm_head
         self.counters = {"products": 0}
 
-    def applies(self, name: str, out_features: int, in_features: int) -> bool:
-        """Whether the matrix `name` is a linear layer of a block, or the output projection if asked."""
-        del out_features, in_features
-        return self.lm_head if name == "lm_head" else is_block_layer(name)
-
     def pack(self, weight: torch.Tensor | None, out_features: int, in_features: int) -> BlockMatrix:
         """The matrix in the format, rotated first if asked; None makes one that holds shapes only."""
         tensors = {}
@@ -173,9 +163,3 @@ class BlockScheme:
             self.activations,
             self.counters,
         )
-
-
-def is_block_layer(name: str) -> bool:
-    """Whether the matrix of that canonical name is a linear layer of a block. What chooses experts is none:
-    it is small and decides everything after it."""
-    return name.startswith("layers.") and name.rpartition(".")[2] not in ("router", "shared_gate")

@@ -31,12 +31,11 @@ def qsnr(x: torch.Tensor, rounded: torch.Tensor) -> float:
 def crest_factor(x: torch.Tensor, block: int) -> float:
     """Largest magnitude over root mean square of blocks of the last dimension, averaged over blocks.
 
-    Blocks of zeros do not count (nan where there are no others). ValueError for a dimension that
-    `block` does not divide.
-
+    Blocks of zeros do not count (nan where there are no others). ValueError for a dimension that `block` does
+    not divide.
     """
     if x.shape[-1] % block:
-        raise ValueError(f"{x.shape[-1]} elements are no whole number of blocks of {block}")
+        raise ValueError(f"{x.shape[-1]} elements are not a whole number of blocks of {block}")
     blocks = x.float().reshape(-1, block)
     rms = blocks.square().mean(-1).sqrt()
     return (blocks.abs().amax(-1) / rms)[rms > 0].mean().item()

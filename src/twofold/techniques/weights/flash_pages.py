@@ -1,9 +1,9 @@
-"""Pages of 8-bit weights as they come out of flash: with bits flipped, and corrected on the die or not.
+"""Pages of 8-bit weights as flash returns them: with flipped bits, which the die corrects or not.
 
-The code protects the largest weights of a page: their positions and copies of them lie in the page's spare
-area, with the smallest of their magnitudes. A protected weight is what most of its copies say, bit by bit;
-any other that is larger than the smallest protected one must be an error and is cleared. Source: section VI
-of Cambricon-LLM (arXiv:2409.15654).
+The code protects the largest weights of a page: their positions, copies of them, and the smallest of their
+magnitudes lie in the page's spare area. Of a protected weight, each bit is what most of its copies say; any
+other weight that is larger than the smallest protected one must be wrong, and is set to zero. Source: section
+VI of Cambricon-LLM (arXiv:2409.15654).
 """
 
 from __future__ import annotations
@@ -19,19 +19,20 @@ PROTECTED = 163
 """Of them: one in a hundred."""
 THRESHOLD_COPIES = 9
 ADDRESS_BITS = 14 + 5
-"""Of a position and its Hamming code, which corrects one flipped bit; with more of them the weight counts as
-unprotected."""
+"""Bits of a position and its Hamming code, which corrects one flipped bit; with more than one, the weight is
+not protected."""
 
 
 def code_bits(copies: int) -> int:
-    """Of a page's code: copies of the threshold, and of each protected weight beside its position."""
+    """Bits of a page's code: copies of the threshold, and the position and copies of each protected
+    weight."""
     return 8 * THRESHOLD_COPIES + (ADDRESS_BITS + 8 * copies) * PROTECTED
 
 
 @dataclass(slots=True)
 class FlashPages:
-    """error_rate: share of stored bits that are read wrong; copies: of a protected weight beside the weight
-    itself, an even number; 0 leaves errors as they are. counters: what reading did so far."""
+    """error_rate: share of the stored bits that are read wrong; copies: of each protected weight, beside the
+    weight itself, an even number; 0 leaves errors as they are. counters: what reading did so far."""
 
     error_rate: float
     copies: int

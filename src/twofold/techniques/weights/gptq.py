@@ -1,39 +1,38 @@
-"""GPTQ: linear layers rounded to 3, 4 or 8 bits in groups, column by column, by what the inputs of a text say
-about each column.
+"""GPTQ: linear layers rounded to 3, 4 or 8 bits in groups, column by column, so that their outputs on a text
+change least.
 
 Source: "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers", arXiv:2210.17323,
-and github.com/IST-DASLab/gptq, whose names the parameters have. Differs: groups are symmetric around zero
-with a bfloat16 scale (the source's default has a zero point), because native kernels multiply these as they
-are stored; with act_order scales are those of the weights before rounding, so that groups stay runs of
-neighbouring columns; calibration reads one text of some hundred tokens (there 128 of 2048); Q, K and V, and
-gate and up, are one matrix each; experts that no token chose are rounded to nearest.
+and github.com/IST-DASLab/gptq; parameters are named as there. Differs: groups are symmetric around zero with
+a bfloat16 scale (the source's default has a zero point), because native kernels multiply such groups as they
+are stored; with act_order, scales are those of the weights before rounding, so that groups remain runs of
+neighbouring columns; calibration reads one text of a few hundred tokens (there 128 of 2048 tokens); Q, K and
+V form one matrix, and so do gate and up; experts that no token chose are rounded to nearest.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar, Self
 
 from twofold.devices.base import Device
 from twofold.models.transformer import Transformer
 from twofold.models.weights import Matrix
-from twofold.techniques.base import Info, Technique
+from twofold.techniques.base import Info
 from twofold.techniques.weights.block_formats import BlockFormat, block_format
 from twofold.techniques.weights.block_matrix import BlockMatrix, BlockScheme
 from twofold.techniques.weights.gptq_solver import Hessian, solve
 from twofold.techniques.weights.inputs import float_weight, learn_matrices
-from twofold.techniques.weights.learned import Learned
+from twofold.techniques.weights.learned import Calibrated, Learned
 
 _BITS, _GROUPS = (3, 4, 8), (32, 64, 128)
 
 
 @dataclass(frozen=True)
-class Gptq(Technique):
+class Gptq(Calibrated):
     """bits: of a weight, 3, 4 or 8. group_size: columns that share a scale, 32, 64 or 128. act_order: round
-    columns with the largest activations first. percdamp: share of the Hessian's mean diagonal that is added
-    to it, so that it can be inverted.
-    """
+    the columns with the largest activations first. percdamp: share of the mean of the Hessian's diagonal that
+    is added to the diagonal, so that it can be inverted."""
 
     bits: int = 4
     group_size: int = 128
@@ -49,7 +48,6 @@ class Gptq(Technique):
         lossless=False,
         provides=("weight-format",),
         excludes=("weight-format",),
-        reasons={"weight-format": "a matrix has one stored format: name one technique that changes it"},
     )
 
     def __post_init__(self) -> None:
@@ -70,27 +68,11 @@ class Gptq(Technique):
     def weight_scheme(self) -> Learned:
         """Linear layers of all blocks in the format: as calibrated, else rounded to nearest."""
         scheme = BlockScheme(self.block_format)
-        found: dict[str, BlockMatrix] = self.__dict__.get("_matrices", {})
-        # A matrix belongs to one model, whose products it counts.
-        mine = {
-            key: BlockMatrix(
-                m.block_format, m.out_features, m.in_features, m.tensors, counters=scheme.counters
-            )
-            for key, m in found.items()
-        }
-        return Learned(scheme, scheme.counters, mine)
-
-    @property
-    def needs_calibration(self) -> bool:
-        """Whether the text has not been read yet."""
-        return "_matrices" not in self.__dict__
+        return Learned(scheme, scheme.counters, self.calibration)
 
     def calibrate(self, model: Transformer, device: Device, token_ids: Sequence[int]) -> Self:
-        """The technique with every matrix rounded for the inputs that it gets from `token_ids`."""
-        learned = replace(self)
-        found = learn_matrices(model, device, token_ids, Hessian, self._rounded)
-        object.__setattr__(learned, "_matrices", found)  # learned, not a parameter
-        return learned
+        """The technique with every matrix rounded for its inputs when `model` reads `token_ids`."""
+        return self.with_calibration(learn_matrices(model, device, token_ids, Hessian, self._rounded))
 
     def _rounded(self, key: str, matrix: Matrix, hessian: Hessian) -> BlockMatrix:
         del key

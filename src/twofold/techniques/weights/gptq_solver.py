@@ -1,5 +1,5 @@
-"""GPTQ's solver: weights are rounded column by column, and what rounding one column does to the product is
-made up for by the columns that are still to be rounded.
+"""GPTQ's solver: weights are rounded column by column, and the columns that are still to be rounded
+compensate for the error of each.
 
 Shape letters: O out, I in. Source: arXiv:2210.17323, section 3 and algorithm 1.
 """
@@ -12,11 +12,12 @@ from twofold.techniques.weights.block_formats import BlockFormat
 from twofold.techniques.weights.scales import Scales
 
 _BATCH = 32
-"""Columns whose errors reach those behind them as one product: for speed alone. Divides any group."""
+"""Columns whose errors are applied to all later columns by one product: for speed alone. Divides any
+group."""
 
 
 class Hessian:
-    """H = 2 X^T X over all tokens, up to a factor that changes nothing: sums [I, I], float32."""
+    """H = 2 X^T X over all tokens, up to a constant factor, which changes nothing: sums [I, I], float32."""
 
     def __init__(self, in_features: int) -> None:
         self.sums = torch.zeros(in_features, in_features)

@@ -1,9 +1,9 @@
-"""What goes into the weight matrices of a model when it reads a text: the data of every calibrated weight
-format.
+"""The inputs of a model's weight matrices when it reads a text: what every calibrated weight format learns
+from.
 
-One layer after the other: the text runs through it, a statistic of the inputs of each matrix is collected,
-new matrices are made from the old ones and the statistics, and where they change what the layer computes the
-text runs through it again, so that the next layer learns from what it will really see.
+Layer by layer, the text runs through the layer, a statistic of the inputs of each matrix is collected, and
+new matrices are made from the old ones and the statistics. Where they change what the layer computes, the
+text runs through it again, so that the next layer learns from the inputs that it will really get.
 """
 
 from __future__ import annotations
@@ -17,13 +17,11 @@ import torch
 from twofold.devices.base import Device, LayerT, StepCost
 from twofold.kernels.reference.elementwise import activation
 from twofold.models.attention import AttentionBlock
-from twofold.models.layer_pass import LayerPass
+from twofold.models.layer_pass import LayerPass, text_step
 from twofold.models.mlp import ExpertsBlock, MLPBlock
 from twofold.models.packed import PackedMatrix
-from twofold.models.step import StepInput
 from twofold.models.transformer import Transformer, TransformerLayer
 from twofold.models.weights import DenseMatrix, Matrix
-from twofold.ops.attention import Span
 from twofold.ops.base import Op
 from twofold.ops.linear import ExpertMLP, Linear
 
@@ -52,8 +50,8 @@ class SquaredNorms:
 
 
 class Overhearing(Device):
-    """A real device that tells what goes into the products that it executes. heard: matrix (by id) to its
-    statistic; products with other matrices pass."""
+    """A real device that hands on the inputs of the products that it executes. heard: the statistic of each
+    matrix, by id; products with other matrices are not listened to."""
 
     def __init__(self, device: Device, heard: dict[int, Statistic]) -> None:
         super().__init__()
@@ -132,21 +130,17 @@ def learn_matrices(
     """The matrix that `learn(key, old matrix, statistic)` makes of each matrix in the layers of `model`, by
     key.
 
-    collect: makes an empty statistic for so many input features. Where `learn` returns matrices, later layers
-    see what these compute; where it returns None, what the old ones did.
+    collect: makes an empty statistic for so many input features. Where `learn` returns a matrix, later layers
+    see what that computes; where it returns None, what the old one did.
     """
     assert device.real, "calibration needs activations"
     if len(token_ids) == 0:
         raise ValueError("calibration needs text of at least one token")
-    where = model.norm.weight.device if model.norm.weight is not None else None
-    tokens = len(token_ids)
-    ids = torch.tensor(list(token_ids), device=where)
-    step = StepInput([Span(tokens, tokens)], tokens, 0, ids, torch.arange(tokens, device=where))
     heard: dict[int, Statistic] = {}
     device = Overhearing(device, heard)
     passing = LayerPass(model, model.spec.num_layers)
     device.begin_step()
-    chunks = passing.begin(step, device)
+    chunks = passing.begin(text_step(model, token_ids), device)
     learned: dict[str, Matrix] = {}
     for layer in passing.layers:
         matrices = named_matrices(layer)

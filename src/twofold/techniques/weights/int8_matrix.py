@@ -1,8 +1,7 @@
-"""8-bit weights times 8-bit activations: one scale for a row of the weights (or for all rows), one for a
-token's activations (or for all tokens).
+"""8-bit weights times 8-bit activations: one scale per row of the weights (or for all rows), one per token's
+activations (or for all tokens).
 
-The row's scale is stored with every 128 of its weights, which is how native kernels find it: 8.125 bits a
-weight.
+A row's scale is stored with every 128 of its weights, where native kernels expect it: 8.125 bits a weight.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ _LARGEST = 127.0
 
 
 class TokenInt8:
-    """Activations in int8 codes -127 … 127 with one scale a token: `scale`, or where that is 0 the token's
+    """Activations in int8 codes -127 … 127 with one scale per token: `scale`, or if that is 0 the token's
     largest magnitude over 127."""
 
     format = INT8

@@ -3,10 +3,10 @@ int4-group blocks.
 
 Source: "INT v.s. FP: A Comprehensive Study of Fine-Grained Low-bit Quantization Formats", arXiv:2510.25602:
 direct cast, no calibration; integers clipped symmetrically; E8M0 scales rounded up; rotation by a random
-Hadamard matrix of the block's size. Differs: activations are rounded only where `activations` names a format
+Hadamard matrix of the block's size. Differs: activations are rounded only if `activations` names a format
 (the source always rounds both); their NV second-level scale is per token, not per tensor, so that batching
-cannot change an output; Q, K and V (and gate and up) are stored as one matrix and share one NV second-level
-scale; training is left out. The int4-g* formats are an addition.
+cannot change an output; Q, K and V form one matrix with one NV second-level scale, and so do gate and up;
+training is left out. The int3-g*, int4-g* and int8-g* formats are additions.
 """
 
 from __future__ import annotations
@@ -69,12 +69,11 @@ class IntVsFp(Technique):
         name="int-vs-fp",
         title="INT v.s. FP: A Comprehensive Study of Fine-Grained Low-bit Quantization Formats",
         source="arXiv:2510.25602",
-        summary="stores linear layers in blocks of 4, 6 or 8-bit integers or floats with a shared scale",
+        summary="stores linear layers in blocks of 4-, 6- or 8-bit integers or floats that share a scale",
         seams=("weights",),
         lossless=False,
         provides=("weight-format",),
         excludes=("weight-format",),
-        reasons={"weight-format": "a matrix has one stored format: name one technique that changes it"},
     )
     claims: ClassVar[tuple[Claim, ...]] = (
         _qsnr_claim("mxint8_over_mxfp8", "QSNR, mxint8 less mxfp8", 40.35 - 31.50, "mxfp8"),
@@ -116,7 +115,8 @@ class IntVsFp(Technique):
         ):
             allowed = ", ".join(name for name, f in BLOCK_FORMATS.items() if f.format.matmul is not None)
             raise ValueError(
-                f"technique {self.info.name}: activations: {self.activations} is for weights; use {allowed}"
+                f"technique {self.info.name}: activations cannot be rounded to {self.activations}, a format "
+                f"for weights; use one of {allowed}"
             )
 
     def _check(self, parameter: str, name: str) -> BlockFormat:

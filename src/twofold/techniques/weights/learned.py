@@ -1,13 +1,27 @@
-"""The scheme of calibrated weight formats: matrices that were made while calibrating, and how those are made
-that were not."""
+"""Calibrated weight formats: the technique that keeps the matrices which calibration made, and the scheme
+that gives them to a model."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 
 from twofold.models.weights import Matrix, WeightScheme
+from twofold.techniques.base import Technique
+from twofold.techniques.weights.counted import CountedMatrix
+
+
+@dataclass(frozen=True)
+class Calibrated(Technique):
+    """A technique that reads a text before it stores the weights of a model; `calibration` is what it made of
+    them."""
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether the text has not been read yet."""
+        return self.calibration is None
 
 
 class Learned:
@@ -21,18 +35,20 @@ class Learned:
         self,
         rest: WeightScheme,
         counters: dict[str, int],
-        matrices: Mapping[str, Matrix] | None = None,
+        matrices: Mapping[str, CountedMatrix] | None = None,
         vectors: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
         self.rest, self.counters = rest, counters
-        self._matrices, self._vectors = dict(matrices or {}), dict(vectors or {})
+        # A matrix belongs to one model, whose products it counts.
+        self._matrices = {key: matrix.counted_by(counters) for key, matrix in (matrices or {}).items()}
+        self._vectors = dict(vectors or {})
 
     def applies(self, name: str, out_features: int, in_features: int) -> bool:
         """Whether `rest` stores the matrix."""
         return self.rest.applies(name, out_features, in_features)
 
     def pack(self, weight: torch.Tensor | None, out_features: int, in_features: int) -> Matrix:
-        """As `rest` does, without data."""
+        """As `rest` packs it, which knows no text."""
         return self.rest.pack(weight, out_features, in_features)
 
     def learned(self, key: str) -> Matrix | None:

@@ -1,11 +1,12 @@
-"""LUT-GEMM: weights in binary codes, multiplied for few tokens by looking sums up instead of widening.
+"""LUT-GEMM: weights in binary codes; products for few tokens look sums up instead of widening the weights.
 
 Source: "LUT-GEMM: Quantized Matrix Multiplication based on LUTs for Efficient Inference in Large-Scale
 Generative Language Models", arXiv:2206.09557: q bit planes with a scale each and an offset for every group,
-codes found in turns (`binary_codes`), tables of the signed sums of mu activations. Differs: turns start from
-uniform codes, not greedily, so that their error is never above that of these (rounds=0); native kernels take
-tables of 4 activations, which fit a vector register as those of 8 fit a GPU's shared memory; products of more
-than TABLE_TOKENS tokens widen the weights, strip by strip, since their tables would cost more than they save.
+codes found by alternating optimisation (`binary_codes`), tables of the signed sums of mu activations.
+Differs: the search starts from uniform codes, not greedily, so that its error never exceeds theirs
+(rounds=0); native kernels take tables of 4 activations, which fit a vector register as those of 8 fit a GPU's
+shared memory; products of more than TABLE_TOKENS tokens widen the weights, strip by strip, since tables would
+cost more than they save.
 """
 
 from __future__ import annotations
@@ -17,22 +18,17 @@ import torch
 import torch.nn.functional as F
 
 from twofold.kernels.registry import reference
-from twofold.models.weights import ACT_BYTES
 from twofold.ops.base import Precision
 from twofold.ops.formats import Format, register
 from twofold.ops.linear import Linear, LookUpLinear
 from twofold.techniques.base import Claim, Info, Technique
 from twofold.techniques.weights.binary_codes import binary_codes
-from twofold.techniques.weights.bit_planes import (
-    FACTOR_BITS,
-    PlaneMatrix,
-    in_groups,
-    is_block_linear,
-    pack_bits,
-)
+from twofold.techniques.weights.bit_planes import FACTOR_BITS, PlaneMatrix, in_groups, planes_of
+from twofold.techniques.weights.counted import in_place_of
+from twofold.techniques.weights.linear_layers import BlockLinears
 
 TABLE_TOKENS = 8
-"""Tokens up to which a product looks sums up."""
+"""Most tokens for which a product looks sums up."""
 _MOST_BITS = 8
 _PAPER = "arXiv:2206.09557"
 _MODEL = "OPT-175B"
@@ -44,8 +40,8 @@ class LutGemm(Technique):
     """Linear layers of all blocks in `q` bit planes; embeddings, norms and routers stay as they are.
 
     q: bits of a weight; g: weights of a row that share scales and an offset; mu: activations whose signed
-    sums make a table (8 in the source; native kernels here: 4, others run on the reference kernel); rounds:
-    turns of the search for codes (0: evenly spaced ones); lm_head: store the output projection so too.
+    sums make a table (8 in the source; native kernels take 4, other values run on the reference kernel);
+    rounds: of the search for codes (0: evenly spaced codes); lm_head: also store the output projection so.
     """
 
     q: int = 4
@@ -64,7 +60,6 @@ class LutGemm(Technique):
         lossless=False,
         provides=("weight-format",),
         excludes=("weight-format",),
-        reasons={"weight-format": "a matrix has one stored format: name one technique that changes it"},
     )
     claims: ClassVar[tuple[Claim, ...]] = (
         Claim(
@@ -98,22 +93,18 @@ class LutGemm(Technique):
         return LutScheme(self)
 
 
-class LutScheme:
+class LutScheme(BlockLinears):
     """Stores the linear layers of all blocks, and the output projection if asked, in binary codes.
 
-    counters: "products": how often a matrix stored so was multiplied; "table_products": by tables.
+    counters: "products": products with matrices stored this way; "table_products": those computed from
+    tables.
     """
 
     def __init__(self, technique: LutGemm) -> None:
-        self.technique = technique
+        self.technique, self.lm_head = technique, technique.lm_head
         t = technique
         self.format = register(Format(f"bcq{t.q}-g{t.g}", t.q, t.g, FACTOR_BITS * (t.q + 1)))
         self.counters = {"products": 0, "table_products": 0}
-
-    def applies(self, name: str, out_features: int, in_features: int) -> bool:
-        """Whether the matrix `name` is a linear layer of a block, or the output projection if asked."""
-        del out_features, in_features
-        return is_block_linear(name, lm_head=self.technique.lm_head)
 
     def pack(self, weight: torch.Tensor | None, out_features: int, in_features: int) -> CodedMatrix:
         """The matrix in binary codes; None makes one that holds shapes only."""
@@ -154,23 +145,11 @@ class CodedMatrix(PlaneMatrix):
 
     def op(self, tokens: int, activations: Precision) -> Linear:
         """The op that multiplies `tokens` rows by this matrix, from tables where these are few; counted."""
-        self.counters["products"] += 1
+        plain = super().op(tokens, activations)
         if tokens > TABLE_TOKENS:
-            return super().op(tokens, activations)
+            return plain
         self.counters["table_products"] += 1
-        return LookUpLinear(
-            tokens,
-            self.in_features,
-            self.out_features,
-            self.format.name,
-            self.nbytes,
-            self.compute(activations),
-            ACT_BYTES[activations],
-            self.space,
-            1,
-            self.table_flop(tokens),
-            self.mu,
-        )
+        return in_place_of(plain, LookUpLinear, vector_flop=self.table_flop(tokens), mu=self.mu)
 
     def vector_flop(self, tokens: int) -> int:
         """Widening, which does not depend on `tokens`: an addition per plane."""
@@ -197,8 +176,7 @@ def encode(weight: torch.Tensor, bits: int, group: int, rounds: int) -> dict[str
         found = binary_codes(piece.reshape(-1, width), bits, rounds)
         codes.append(found.codes.view(rows, count * width))
         factors.append(torch.cat((found.alpha, found.z[:, None]), 1).view(rows, count, bits + 1))
-    joined = torch.cat(codes, 1)
-    planes = torch.stack([pack_bits((joined >> i) & 1) for i in range(bits)], 1)
+    planes = planes_of(torch.cat(codes, 1), bits)
     return {"planes": planes, "factors": torch.cat(factors, 1).half()}
 
 

@@ -1,30 +1,30 @@
-"""OliVe: outliers of weights and activations kept in 4 (or 8) bits, each in its neighbour's place.
+"""OliVe: outliers of weights and activations are kept in 4 (or 8) bits, at the expense of their neighbours.
 
 Source: "OliVe: Accelerating Large Language Models via Hardware-friendly Outlier-Victim Pair Quantization",
 arXiv:2304.07493, and its code (clevercool/ANT-Quantization): types and pairs as in `outlier_victim`; a scale
-per row of a matrix and one for all activations that go into it, each found by its squared error around three
-standard deviations, the latter on a text; int4 or flint4, whichever has the smaller error. Differs: of two
-neighbouring outliers the larger stays, not the first; the search for scales tries every 12.5 % on at most 64
-pairs of a row; embeddings and the output projection stay as they are; 8-bit outliers are E4M3 as in the text.
+per row of a matrix and one for all activations that go into it, each chosen for the least squared error among
+values around three standard deviations, the latter on a text; int4 or flint4, whichever has the smaller
+error. Differs: of two neighbouring outliers the larger one stays, not the first; the search for scales goes
+in steps of 12.5 % over at most 64 pairs of a row; embeddings and the output projection stay as they are;
+8-bit outliers are E4M3, as in the text of the source.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Self
 
 import torch
 
 from twofold.errors import nearest
-from twofold.kernels.cpu.pairs import PairStrips, can_hold, pack
 from twofold.models.weights import Matrix
 from twofold.ops.base import Precision
 from twofold.ops.formats import Format, register
-from twofold.ops.linear import Linear
 from twofold.techniques.base import Claim, Info, Technique
-from twofold.techniques.weights.bit_planes import is_block_linear
 from twofold.techniques.weights.inputs import float_weight, learn_matrices
+from twofold.techniques.weights.learned import Learned
+from twofold.techniques.weights.linear_layers import BlockLinears
 from twofold.techniques.weights.outlier_victim import (
     FLINT4,
     INT4,
@@ -32,8 +32,8 @@ from twofold.techniques.weights.outlier_victim import (
     PairType,
     choose_type,
     in_pairs,
-    round_to_pairs,
 )
+from twofold.techniques.weights.ovp_matrix import OvpMatrix
 
 if TYPE_CHECKING:
     from twofold.devices.base import Device
@@ -45,18 +45,17 @@ _MODES: dict[str, tuple[PairType, ...]] = {
     "int": (INT4,),
     "flint": (FLINT4,),
 }
-_ROW_SCALE_BITS = 32
 _SAMPLE = 1 << 16
-"""Activations that the search for their scale looks at."""
+"""Most activations that the search for their scale looks at."""
 
 
 @dataclass(frozen=True)
 class Olive(Technique):
     """Linear layers of all blocks in outlier-victim pairs; embeddings, norms and routers stay as they are.
 
-    wbit: bits of a weight, 4 or 8; abit: of the activations of these layers, 4 or 8, or 0 to keep them; mode:
-    normal values of 4 bits: "int", "flint", or "ant-int-flint" for the better of both, matrix by matrix (8
-    bits: always int8).
+    wbit: bits of a weight, 4 or 8; abit: bits of the activations of these layers, 4 or 8, or 0 to leave them
+    as they are; mode: the type of normal values of 4 bits, "int", "flint", or "ant-int-flint" for the better
+    of both in each matrix (8 bits: always int8).
     """
 
     wbit: int = 4
@@ -68,12 +67,11 @@ class Olive(Technique):
         title="OliVe: Accelerating Large Language Models via Hardware-friendly Outlier-Victim Pair "
         "Quantization",
         source=_PAPER,
-        summary="stores weights in pairs of which an outlier takes the other's place; activations too",
+        summary="stores weights and activations in pairs in which an outlier may take its neighbour's bits",
         seams=("weights",),
         lossless=False,
         provides=("weight-format",),
         excludes=("weight-format",),
-        reasons={"weight-format": "a matrix has one stored format: name one technique that changes it"},
     )
     claims: ClassVar[tuple[Claim, ...]] = (
         Claim(
@@ -122,44 +120,35 @@ class Olive(Technique):
             raise ValueError(f"{where}: unknown mode {self.mode!r}; {nearest(self.mode, _MODES)}")
 
     def types(self, bits: int) -> tuple[PairType, ...]:
-        """The types of pairs that numbers of so many bits may have."""
+        """The types that pairs of numbers of `bits` bits may have."""
         return (INT8,) if bits == 8 else _MODES[self.mode]
 
     @property
     def needs_calibration(self) -> bool:
         """Whether scales of activations are still to be found."""
-        return self.abit > 0 and self.learned is None
-
-    @property
-    def learned(self) -> dict[str, OvpMatrix] | None:
-        """The matrices that calibration made, by key; None where there was none."""
-        found: dict[str, OvpMatrix] | None = self.__dict__.get("_learned")
-        return found
+        return self.abit > 0 and self.calibration is None
 
     def calibrate(self, model: Transformer, device: Device, token_ids: Sequence[int]) -> Self:
-        """The technique with all matrices, and the scales of what goes into them when `model` reads
-        `token_ids`, layer by layer, each behind those that are rounded already."""
+        """The technique with all matrices and the scales of their inputs when `model` reads `token_ids`,
+        layer by layer, each after the layers before it are rounded."""
         scheme = OlivePairs(self)
 
-        def learn(key: str, matrix: Matrix, seen: Seen) -> Matrix:
+        def learn(key: str, matrix: Matrix, seen: Seen) -> OvpMatrix:
             del key
             made = scheme.pack(float_weight(matrix), matrix.out_features, matrix.in_features)
             made.activations = seen.find(self.types(self.abit))
             return made
 
-        made = learn_matrices(model, device, token_ids, Seen, learn)
-        learned = replace(self)
-        # Learned, not a parameter.
-        object.__setattr__(learned, "_learned", {k: m for k, m in made.items() if isinstance(m, OvpMatrix)})
-        return learned
+        return self.with_calibration(learn_matrices(model, device, token_ids, Seen, learn))
 
-    def weight_scheme(self) -> OlivePairs:
-        """Linear layers in outlier-victim pairs."""
-        return OlivePairs(self)
+    def weight_scheme(self) -> Learned:
+        """Linear layers in outlier-victim pairs: as calibrated, else with activations as they are."""
+        scheme = OlivePairs(self)
+        return Learned(scheme, scheme.counters, self.calibration)
 
 
 class Seen:
-    """Evenly spaced pairs of what goes into a matrix."""
+    """The activations that went into a matrix."""
 
     def __init__(self, in_features: int) -> None:
         del in_features
@@ -180,10 +169,10 @@ class Seen:
         return kind, float(scales)
 
 
-class OlivePairs:
+class OlivePairs(BlockLinears):
     """Stores the linear layers of all blocks in outlier-victim pairs.
 
-    counters: "products": how often a matrix stored so was multiplied.
+    counters: "products": products with matrices stored this way.
     """
 
     def __init__(self, technique: Olive) -> None:
@@ -198,18 +187,7 @@ class OlivePairs:
 
     def applies(self, name: str, out_features: int, in_features: int) -> bool:
         """Whether the matrix `name` is a linear layer of a block whose rows are whole pairs."""
-        del out_features
-        return in_features % 2 == 0 and is_block_linear(name)
-
-    def learned(self, key: str) -> OvpMatrix | None:
-        """The matrix that calibration made under that key."""
-        found = (self.technique.learned or {}).get(key)
-        return None if found is None else found.counted(self.counters)
-
-    def vector(self, name: str) -> torch.Tensor | None:
-        """None: vectors stay."""
-        del name
-        return None
+        return in_features % 2 == 0 and super().applies(name, out_features, in_features)
 
     def pack(self, weight: torch.Tensor | None, out_features: int, in_features: int) -> OvpMatrix:
         """The matrix in pairs; None makes one that holds shapes only."""
@@ -223,75 +201,3 @@ class OlivePairs:
             kind, scales = choose_type(weight, kinds)
             tensors = {"codes": kind.pack(weight, scales), "scales": scales}
         return OvpMatrix(self.format, out_features, in_features, tensors, self.counters, kind)
-
-
-class OvpMatrix(Matrix):
-    """Codes [out, bytes] and scales float32 [out], or after `interleave` strips of the codes and the scales;
-    no float copy is kept.
-
-    kind: the type of its pairs; activations: the type and the scale that activations are rounded to, or None.
-    """
-
-    def __init__(
-        self,
-        fmt: Format,
-        out_features: int,
-        in_features: int,
-        tensors: dict[str, torch.Tensor],
-        counters: dict[str, int],
-        kind: PairType,
-        activations: tuple[PairType, float] | None = None,
-    ) -> None:
-        super().__init__(fmt, out_features, in_features, tensors)
-        self.counters, self.kind, self.activations = counters, kind, activations
-
-    def counted(self, counters: dict[str, int]) -> OvpMatrix:
-        """The same matrix under other counters, in the same memory."""
-        mine = self.tensors
-        return OvpMatrix(
-            self.format, self.out_features, self.in_features, mine, counters, self.kind, self.activations
-        )
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the codes and the scales."""
-        return super().nbytes + self.out_features * _ROW_SCALE_BITS // 8
-
-    def widen(self, dtype: torch.dtype) -> torch.Tensor:
-        """The stored values, [out, in]."""
-        if self.strips is not None:
-            return self.strips.widen().to(dtype)
-        return (self.kind.decode(self.tensors["codes"]) * self.tensors["scales"][:, None]).to(dtype)
-
-    def interleave(self) -> None:
-        """Codes become strips, `packed`, where native kernels can multiply these."""
-        held = self.tensors
-        if not held or self.strips is not None or held["scales"].device.type != "cpu":
-            return
-        if not can_hold(self.out_features, self.in_features):
-            return
-        packed = pack(self.kind.name, held["codes"], self.out_features, self.in_features)
-        self.tensors = {"packed": packed, "scales": held["scales"]}
-        rounding = None if self.activations is None else (self.activations[0].name, self.activations[1])
-        self.strips = PairStrips(
-            self.kind.name, self.out_features, self.in_features, packed, held["scales"], rounding
-        )
-
-    def prepare(self, x: torch.Tensor) -> torch.Tensor:
-        """`x` [tokens, in] rounded to pairs, where activations are."""
-        return x if self.activations is None else round_to_pairs(x, *self.activations).to(x.dtype)
-
-    def op(self, tokens: int, activations: Precision) -> Linear:
-        """The op that multiplies `tokens` rows by this matrix; counted."""
-        self.counters["products"] += 1
-        return super().op(tokens, activations)
-
-    def compute(self, activations: Precision) -> Precision:
-        """The wider of both sides' integers, or that of the activations where these are kept."""
-        return self.format.matmul or activations
-
-    def vector_flop(self, tokens: int) -> int:
-        """Rounding the activations (magnitude, divide, round, multiply), or widening: a value and a scale."""
-        if self.format.matmul is not None:
-            return 4 * tokens * self.in_features
-        return 2 * self.out_features * self.in_features

@@ -1,9 +1,10 @@
-"""Weights in 8 bits out of flash that reads some bits wrong, corrected on the die as far as it matters.
+"""8-bit weights in flash that returns some bits wrong; an error-correcting code on the die protects the
+largest.
 
 Source: the errors and the code of "Cambricon-LLM: A Chiplet-Based Hybrid Architecture for On-Device Inference
-of 70B LLM" (arXiv:2409.15654), sections III-C and VI, on weights that SmoothQuant made. Differs: the errors
-of a run are drawn once, when the weights are loaded; scales are read without errors, and so are matrices that
-SmoothQuant leaves in more bits.
+of 70B LLM" (arXiv:2409.15654), sections III-C and VI, applied to the weights that SmoothQuant makes. Differs:
+the errors of a run are drawn once, when the weights are loaded; scales are read without errors, and so are
+matrices that SmoothQuant leaves in more bits.
 """
 
 from __future__ import annotations
@@ -49,8 +50,9 @@ class ReadFromFlash(Learned):
 
 @dataclass(frozen=True)
 class OnDieEcc(SmoothQuant):
-    """error_rate: share of stored bits that are read wrong. copies: of the largest hundredth of a page's
-    weights, beside themselves, an even number; 0: no correction. The others: see `smoothquant.SmoothQuant`.
+    """error_rate: share of the stored bits that are read wrong. copies: stored beside each of the largest
+    hundredth of a page's weights, an even number; 0: no correction. Other parameters: see
+    `smoothquant.SmoothQuant`.
     """
 
     error_rate: float = 2e-4
@@ -60,25 +62,24 @@ class OnDieEcc(SmoothQuant):
         name="on-die-ecc",
         title="Cambricon-LLM: A Chiplet-Based Hybrid Architecture for On-Device Inference of 70B LLM",
         source="arXiv:2409.15654",
-        summary="reads 8-bit weights from flash with wrong bits and protects the largest of each page",
+        summary="reads 8-bit weights from flash with bit errors and corrects the largest of each page",
         seams=("weights",),
         lossless=False,
         provides=("weight-format",),
         excludes=("weight-format",),
-        reasons={"weight-format": "a matrix has one stored format: name one technique that changes it"},
     )
 
     def __post_init__(self) -> None:
         SmoothQuant.__post_init__(self)
         if not 0 < self.error_rate < 0.5:
             raise ValueError(
-                f"technique on-die-ecc: error_rate must lie between 0 and 0.5, not {self.error_rate}; for "
-                "weights without errors use smoothquant"
+                f"technique on-die-ecc: error_rate must lie between 0 and 0.5, not {self.error_rate}; use "
+                "smoothquant for weights without errors"
             )
         if self.copies < 0 or self.copies % 2:
             raise ValueError(
-                f"technique on-die-ecc: copies must be an even number, since they and the weight vote, not "
-                f"{self.copies}; use {max(0, self.copies + 1)}"
+                f"technique on-die-ecc: copies must be an even number, not {self.copies}, so that they and "
+                f"the weight itself cannot tie in a vote; use {max(0, self.copies + 1)}"
             )
 
     def weight_scheme(self) -> ReadFromFlash:

@@ -1,9 +1,10 @@
-"""Outlier-victim pairs: numbers of 4 or 8 bits, two by two, of which an outlier may take its neighbour's
+"""Outlier-victim pairs: numbers of 4 or 8 bits, two by two, in which an outlier may take its neighbour's
 place.
 
-Normal values are int4, flint4 (arXiv:2208.14286) or int8 without their least value, whose code says "victim":
-the number beside it is then an outlier in abfloat, sign · (2^m + mantissa) << (exponent + bias), and the
-victim is zero. Every pair keeps its place and its bits. Source: OliVe, arXiv:2304.07493, section 3.
+Normal values are int4, flint4 (arXiv:2208.14286) or int8 without their smallest value, whose code marks a
+victim: the number beside it is then an outlier in abfloat, sign · (2^m + mantissa) << (exponent + bias), and
+the victim itself is zero. Every pair keeps its place and its bits. Source: OliVe, arXiv:2304.07493, section
+3.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import torch
 from twofold.kernels.cpu import native
 
 _SEARCH_PAIRS = 64
-"""Evenly spaced pairs of a row that the search for its scale looks at, so that it takes seconds a model."""
+"""Most pairs of a row, evenly spaced, that the search for its scale looks at: it then takes seconds a
+model."""
 _CHUNK = 1 << 18
 _SHARES = tuple(0.75 + 0.125 * i for i in range(15))
 """Largest normal values that are tried, in units of three standard deviations: 0.75 to 2.5, as in the
@@ -24,8 +26,9 @@ source's own scripts."""
 
 @dataclass(frozen=True, slots=True)
 class PairType:
-    """A type of pairs, in units of its scale. name: as native kernels call it; normal: the largest normal
-    value; least, most: of outliers; mantissa: bits of an outlier's."""
+    """A type of pairs; values in units of the scale. name: as native kernels call it; normal: the largest
+    normal value; least, most: the smallest and the largest outlier; mantissa: bits of an outlier's
+    mantissa."""
 
     name: str
     bits: int
@@ -41,7 +44,7 @@ class PairType:
 
     @property
     def victim(self) -> int:
-        """The code of a victim: of the number that has a sign and nothing else."""
+        """The code of a victim: the sign bit alone."""
         return 1 << (self.bits - 1)
 
     def round(self, units: torch.Tensor) -> torch.Tensor:
@@ -104,7 +107,7 @@ class PairType:
 
     @property
     def _bias(self) -> int:
-        """By how much an outlier's exponent is shifted: so far that code 1 is `least`."""
+        """What is added to an outlier's exponent, such that code 1 stands for `least`."""
         return (int(self.least) // ((1 << self.mantissa) + 1)).bit_length() - 1
 
     def _normal(self, units: torch.Tensor) -> torch.Tensor:
@@ -138,7 +141,7 @@ _FLINT = (0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 16.0)
 INT4 = PairType("ovp-int4", 4, 7.0, 12.0, 96.0, 1)
 FLINT4 = PairType("ovp-flint4", 4, 16.0, 24.0, 192.0, 1)
 INT8 = PairType("ovp-int8", 8, 127.0, 144.0, 32768.0, 3)
-"""Outliers end at 2^15, so that their products fit sums of 32 bits."""
+"""Outliers end at 2^15, so that sums of their products fit 32 bits."""
 
 
 def in_pairs(x: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Codes of 3, 4, 6 and 8 bits in bytes, and back to numbers fast.
+"""Codes of 3, 4, 6 and 8 bits packed into bytes, and quickly back to numbers.
 
 Layout of a row: little-endian bit stream. 8 bits: one code a byte; 4 bits: two codes a byte, the first in the
 low half; 6 bits: four codes in three bytes; 3 bits: eight codes in three bytes.

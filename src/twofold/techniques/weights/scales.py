@@ -57,7 +57,8 @@ class E8M0(Scale):
 
 
 class E4M3Scale(Scale):
-    """An E4M3 number per block, and a float32 per tensor that puts the largest block's at E4M3's maximum."""
+    """An E4M3 number per block, and a float32 per tensor such that the largest block's scale is E4M3's
+    maximum."""
 
     bits = 8
     tensor_bits = 32

@@ -1,19 +1,20 @@
-"""SmoothQuant: what is hard to quantise in activations is moved into the weights, so that both fit 8 bits.
+"""SmoothQuant: outliers of activations are scaled down at the expense of the weights, so that both fit 8
+bits.
 
 Source: "SmoothQuant: Accurate and Efficient Post-Training Quantization for Large Language Models",
-arXiv:2211.10438, and github.com/mit-han-lab/smoothquant: activations of feature j are divided by
-s_j = max|X_j|^alpha / max|W_j|^(1 - alpha), the columns of the weights multiplied by it. The division is
-folded into the norm before the matrix, so that nothing is done at run time; as in the source that is so for
-Q, K, V and for gate and up, while the output and down projections, which no norm precedes, are quantised as
-they are. Differs: activations of all products are int8 (the source leaves those of some to fp16), scales of
-weights are bfloat16, a static scale is that of one text of some hundred tokens (there 512 sentences), norms
-before routers stay as they are.
+arXiv:2211.10438, and github.com/mit-han-lab/smoothquant: activations of feature j are divided by s_j =
+max|X_j|^alpha / max|W_j|^(1 - alpha), and the columns of the weights are multiplied by it. The division is
+folded into the norm before the matrix, so that it costs nothing at run time. As in the source, this holds for
+Q, K, V and for gate and up; the output and down projections, which no norm precedes, are quantised as they
+are. Differs: the activations of all products are int8 (the source leaves some in fp16); scales of weights are
+bfloat16; static scales come from one text of a few hundred tokens (there 512 sentences); norms before routers
+stay as they are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Self
 
 import torch
@@ -23,15 +24,15 @@ from twofold.errors import nearest
 from twofold.models.mlp import MLPBlock
 from twofold.models.transformer import Transformer, TransformerLayer
 from twofold.models.weights import Matrix
-from twofold.techniques.base import Info, Technique
-from twofold.techniques.weights.block_matrix import is_block_layer
+from twofold.techniques.base import Info
 from twofold.techniques.weights.inputs import float_weight, learn_matrices
 from twofold.techniques.weights.int8_matrix import Int8Matrix, TokenInt8, pack_rows
-from twofold.techniques.weights.learned import Learned
+from twofold.techniques.weights.learned import Calibrated, Learned
+from twofold.techniques.weights.linear_layers import BlockLinears
 
 WEIGHTS = ("per_channel", "per_tensor")
 ACTIVATIONS = ("per_token", "per_tensor")
-_LEAST = 1e-5  # of magnitudes that are divided by, as in the source's code
+_LEAST = 1e-5  # smallest magnitude to divide by, as in the source's code
 
 
 class Magnitudes:
@@ -55,10 +56,10 @@ class Smoothed(NamedTuple):
 
 
 @dataclass(frozen=True)
-class SmoothQuant(Technique):
-    """alpha: how much of the difficulty moves from activations (1: all) to weights. weights: one scale for
-    each row ("per_channel") or one for a matrix ("per_tensor"). activations: a scale of each token's own
-    ("per_token") or one that the calibration text gave ("per_tensor").
+class SmoothQuant(Calibrated):
+    """alpha: how much of the range moves from activations to weights (1: all of it). weights: one scale per
+    row ("per_channel") or per matrix ("per_tensor"). activations: one scale per token ("per_token") or one
+    from the calibration text ("per_tensor").
     """
 
     alpha: float = 0.5
@@ -69,12 +70,11 @@ class SmoothQuant(Technique):
         name="smoothquant",
         title="SmoothQuant: Accurate and Efficient Post-Training Quantization for Large Language Models",
         source="arXiv:2211.10438",
-        summary="multiplies 8-bit weights by 8-bit activations whose outliers were moved into the weights",
+        summary="multiplies 8-bit weights by 8-bit activations, whose outliers were moved into the weights",
         seams=("weights",),
         lossless=False,
         provides=("weight-format",),
         excludes=("weight-format",),
-        reasons={"weight-format": "a matrix has one stored format: name one technique that changes it"},
     )
 
     def __post_init__(self) -> None:
@@ -91,17 +91,12 @@ class SmoothQuant(Technique):
     def weight_scheme(self) -> Learned:
         """Linear layers of all blocks in int8: as calibrated, else without smoothing."""
         scheme = _Int8Scheme(self)
-        found: dict[str, Smoothed] = self.__dict__.get("_matrices", {})
-        matrices = {key: scheme.matrix(smoothed) for key, smoothed in found.items()}
-        return Learned(scheme, scheme.counters, matrices, self.__dict__.get("_norms", {}))
-
-    @property
-    def needs_calibration(self) -> bool:
-        """Whether the text has not been read yet."""
-        return "_matrices" not in self.__dict__
+        smoothed, norms = self.calibration or ({}, {})
+        matrices = {key: scheme.matrix(found) for key, found in smoothed.items()}
+        return Learned(scheme, scheme.counters, matrices, norms)
 
     def calibrate(self, model: Transformer, device: Device, token_ids: Sequence[int]) -> Self:
-        """The technique with the scales that the activations of `token_ids` ask for."""
+        """The technique with scales for the activations when `model` reads `token_ids`."""
         matrices: dict[str, Smoothed] = {}
         norms: dict[str, torch.Tensor] = {}
         layers = {layer.index: layer for layer in model.layers}
@@ -118,10 +113,7 @@ class SmoothQuant(Technique):
             matrices[key] = Smoothed(tensors, matrix.out_features, matrix.in_features, top)
 
         learn_matrices(model, device, token_ids, Magnitudes, learn)
-        learned = replace(self)
-        object.__setattr__(learned, "_matrices", matrices)  # learned, not parameters
-        object.__setattr__(learned, "_norms", norms)
-        return learned
+        return self.with_calibration((matrices, norms))
 
     def _scales(self, largest: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """s [in_features] for inputs of those largest magnitudes and `weight` [out, in]."""
@@ -129,20 +121,15 @@ class SmoothQuant(Technique):
         return (largest.clamp(min=_LEAST).pow(self.alpha) / columns.pow(1 - self.alpha)).clamp(min=_LEAST)
 
 
-class _Int8Scheme:
+class _Int8Scheme(BlockLinears):
     """Linear layers of all blocks in int8. counters: "products": how often one was multiplied."""
 
     def __init__(self, technique: SmoothQuant) -> None:
         self.technique = technique
         self.counters = {"products": 0}
 
-    def applies(self, name: str, out_features: int, in_features: int) -> bool:
-        """Whether the matrix is a linear layer of a block."""
-        del out_features, in_features
-        return is_block_layer(name)
-
     def pack(self, weight: torch.Tensor | None, out_features: int, in_features: int) -> Int8Matrix:
-        """The matrix without smoothing; its activations have scales of their own."""
+        """The matrix without smoothing; activations get one scale per token."""
         per_tensor = self.technique.weights == "per_tensor"
         tensors = {} if weight is None else pack_rows(weight.float(), per_tensor=per_tensor)
         return Int8Matrix(out_features, in_features, tensors, TokenInt8(), self.counters)

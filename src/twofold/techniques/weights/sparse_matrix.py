@@ -1,8 +1,8 @@
 """Matrices that keep some of their weights, packed, and are multiplied by skipping the others.
 
 A matrix is cut into tiles of neighbouring kept outputs. A tile keeps some inputs, the same for all of its
-rows; of these, each row may keep some weights only, equally many in every row, with a bit for each that says
-which. So unstructured and n:m patterns are one tile with a mask, tile-wise ones many tiles without. Weights
+rows; each row may keep only some of the weights for these, equally many in every row, and a bit mask says
+which. Unstructured and n:m patterns are thus one tile with a mask, tile-wise ones many tiles without. Weights
 are stored in binary16. Native kernels: kernels/cpu/csrc/sparse_kernels.h. Shape letters: T tokens, O out, I
 in.
 """
@@ -15,10 +15,11 @@ from dataclasses import dataclass
 import torch
 
 from twofold.models.packed import aligned
-from twofold.models.weights import ACT_BYTES, Matrix
 from twofold.ops.base import Precision
 from twofold.ops.formats import F16
 from twofold.ops.linear import SparseLinear
+from twofold.techniques.weights.bit_planes import pack_bits, unpack_bits
+from twofold.techniques.weights.counted import CountedMatrix, in_place_of
 
 _HALF_MAX = 65504.0
 _PAST_THE_END = 64  # bytes that native kernels may read behind the last weight
@@ -26,10 +27,10 @@ _PAST_THE_END = 64  # bytes that native kernels may read behind the last weight
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """How much a matrix keeps: what its bytes follow from, with or without data.
+    """How much a matrix keeps, from which its bytes follow with or without data.
 
     rows: kept outputs, in tiles of tile_rows; inputs: kept inputs, added up over all tiles; kept: weights;
-    masked: whether a mask says which; chosen_inputs, chosen_outputs: whether these are not simply all.
+    masked: whether a mask says which; chosen_inputs, chosen_outputs: whether only some of them are kept.
     """
 
     rows: int
@@ -72,12 +73,11 @@ class Tile:
         alike."""
         if self.mask is None:
             return torch.arange(self.cols, device=self.values.device)[None]
-        shifts = torch.arange(8, dtype=torch.uint8, device=self.mask.device)
-        bits = (self.mask.unsqueeze(-1) >> shifts & 1).flatten(1)[:, : self.cols]
+        bits = unpack_bits(self.mask, self.cols)
         return bits.nonzero()[:, 1].view(len(bits), -1)
 
 
-class SparseMatrix(Matrix):
+class SparseMatrix(CountedMatrix):
     """A sparse matrix.
 
     tensors: values float16, mask uint8, inputs and outputs int32, each flat and tile by tile. counts: kept
@@ -98,12 +98,6 @@ class SparseMatrix(Matrix):
         self.pattern, self.counts, self.counters = pattern, tuple(counts), counters
         self._native: list[tuple[int, ...]] | None = None
 
-    def counted_by(self, counters: dict[str, int]) -> SparseMatrix:
-        """The same matrix for another model, whose products it counts in `counters`."""
-        return SparseMatrix(
-            self.pattern, self.out_features, self.in_features, self.tensors, self.counts, counters
-        )
-
     @property
     def nbytes(self) -> int:
         """Bytes of what is kept."""
@@ -111,19 +105,9 @@ class SparseMatrix(Matrix):
 
     def op(self, tokens: int, activations: Precision) -> SparseLinear:
         """The op that multiplies `tokens` rows by what is kept; counted."""
-        self.counters["products"] += 1
-        self.counters["weights_skipped"] += self.out_features * self.in_features - self.pattern.kept
-        return SparseLinear(
-            tokens,
-            self.in_features,
-            self.out_features,
-            self.format.name,
-            self.nbytes,
-            activations,
-            ACT_BYTES[activations],
-            self.space,
-            kept=self.pattern.kept,
-        )
+        kept = self.pattern.kept
+        self.counters["weights_skipped"] += self.out_features * self.in_features - kept
+        return in_place_of(super().op(tokens, activations), SparseLinear, kept=kept)
 
     def tiles(self) -> Iterator[Tile]:
         """The tiles in order."""
@@ -201,7 +185,7 @@ def pack_sparse(
             continue
         chosen = keep[mine] if every else keep[mine][:, columns.long()]
         values.append(part[chosen])
-        masks.append(_bits(chosen).flatten())
+        masks.append(pack_bits(chosen).flatten())
     flat = torch.cat(values).clamp(-_HALF_MAX, _HALF_MAX).half()
     tensors = {"values": _with_room(flat)}
     if keep is not None:
@@ -223,10 +207,3 @@ def _with_room(values: torch.Tensor) -> torch.Tensor:
         return values
     nbytes = 2 * len(values)
     return aligned(nbytes + _PAST_THE_END)[:nbytes].view(torch.float16).copy_(values)
-
-
-def _bits(chosen: torch.Tensor) -> torch.Tensor:
-    """bool [rows, n] to bytes [rows, n / 8], the first element in the lowest bit."""
-    padded = torch.nn.functional.pad(chosen.to(torch.uint8), (0, -chosen.shape[1] % 8))
-    shifts = torch.arange(8, dtype=torch.uint8, device=chosen.device)
-    return (padded.view(len(chosen), -1, 8) << shifts).sum(-1, dtype=torch.uint8)

@@ -2,21 +2,20 @@
 
 Source: "Accelerating Sparse DNNs Based on Tiled GEMM", arXiv:2402.10876 (TVW), which extends "Accelerating
 Sparse DNN Models without Hardware-Support via Tile-Wise Sparsity", arXiv:2008.13006 (TW), and
-github.com/clevercool/TileSparsity. A product is cut into tiles of `granularity` outputs; a tile drops whole
-inputs, as few or many as its weights deserve, and is then a small dense product over what it kept; with
-`vector` two of four kept inputs are further removed in each row.
+github.com/clevercool/TileSparsity. A product is cut into tiles of `granularity` outputs; each tile drops the
+inputs that matter least to it, and is then a small dense product over those it kept; with `vector`, each row
+of a tile also drops two of every four inputs that the tile kept.
 
-Differs: nothing is trained after pruning, and pruning is done at once (there step by step with fine-tuning);
-the score of a weight is its magnitude times the norm of its input over a text (there times its gradient), and
-tiles of one matrix compete, not those of all matrices; outputs are dropped only as far as `outputs` says;
-tiles keep multiples of eight inputs, and are of the largest size up to `granularity` that divides the
-outputs.
+Differs: pruning is done at once and without training (there step by step, with fine-tuning); the score of a
+weight is its magnitude times the norm of its input over a text (there times its gradient); the tiles of one
+matrix compete, not those of all matrices; whole outputs are dropped only if `outputs` asks for it; tiles keep
+multiples of eight inputs, and have the largest size up to `granularity` that divides the outputs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar, Self
 
 import torch
@@ -24,16 +23,16 @@ import torch
 from twofold.devices.base import Device
 from twofold.models.transformer import Transformer
 from twofold.models.weights import Matrix
-from twofold.techniques.base import Claim, Info, Technique
+from twofold.techniques.base import Claim, Info
 from twofold.techniques.weights import sparse_linear  # noqa: F401  (fills the registry of kernels)
-from twofold.techniques.weights.block_matrix import is_block_layer
 from twofold.techniques.weights.inputs import SquaredNorms, float_weight, learn_matrices
-from twofold.techniques.weights.learned import Learned
+from twofold.techniques.weights.learned import Calibrated, Learned
+from twofold.techniques.weights.linear_layers import BlockLinears
 from twofold.techniques.weights.sparse_matrix import Pattern, SparseMatrix, pack_sparse
 
 _PAPER = "arXiv:2402.10876"
 _MODELS = "VGG-16, ResNet, BERT-base and an NMT model, pruned with fine-tuning"
-_UNIT = 8  # inputs that a tile keeps or drops together in number: a byte of a mask
+_UNIT = 8  # a tile keeps a multiple of so many inputs: whole bytes of its mask
 
 
 def _claim(key: str, baseline: str, times: float, setup: str | None, why_not: str = "") -> Claim:
@@ -52,11 +51,10 @@ def _claim(key: str, baseline: str, times: float, setup: str | None, why_not: st
 
 
 @dataclass(frozen=True)
-class TvwSparsity(Technique):
-    """sparsity: share of all weights that is removed. granularity: outputs of a tile, at most. vector: remove
-    two of four inputs that a tile kept (half of the remaining weights) in each row. outputs: share of the
-    outputs that is dropped whole, before tiles are made.
-    """
+class TvwSparsity(Calibrated):
+    """sparsity: share of all weights that is removed. granularity: most outputs of a tile. vector: in each
+    row, also remove two of every four inputs that its tile kept (half of the remaining weights). outputs:
+    share of the outputs that is dropped whole, before tiles are made."""
 
     sparsity: float = 0.75
     granularity: int = 128
@@ -67,12 +65,11 @@ class TvwSparsity(Technique):
         name="tvw-sparsity",
         title="Accelerating Sparse DNNs Based on Tiled GEMM",
         source=_PAPER,
-        summary="drops inputs tile by tile, and two of four weights of what is left; products skip both",
+        summary="drops inputs tile by tile, and two of every four weights that remain; products skip both",
         seams=("weights",),
         lossless=False,
         provides=("weight-format",),
         excludes=("weight-format",),
-        reasons={"weight-format": "a matrix has one stored format: name one technique that changes it"},
     )
     claims: ClassVar[tuple[Claim, ...]] = (
         _claim("tvw-over-dense", "the dense model", 1.85, "over_dense"),
@@ -125,30 +122,20 @@ class TvwSparsity(Technique):
     def weight_scheme(self) -> Learned:
         """Linear layers of all blocks in sparse tiles."""
         scheme = _TileScheme(self)
-        found: dict[str, SparseMatrix] = self.__dict__.get("_matrices", {})
-        mine = {key: matrix.counted_by(scheme.counters) for key, matrix in found.items()}
-        return Learned(scheme, scheme.counters, mine)
-
-    @property
-    def needs_calibration(self) -> bool:
-        """Whether the text has not been read yet."""
-        return "_matrices" not in self.__dict__
+        return Learned(scheme, scheme.counters, self.calibration)
 
     def calibrate(self, model: Transformer, device: Device, token_ids: Sequence[int]) -> Self:
-        """The technique with every matrix pruned for the inputs that it gets from `token_ids`."""
-        learned = replace(self)
+        """The technique with every matrix pruned for its inputs when `model` reads `token_ids`."""
         scheme = _TileScheme(self)
 
         def prune(key: str, matrix: Matrix, norms: SquaredNorms) -> SparseMatrix:
             del key
             return scheme.prune(float_weight(matrix), norms.norms)
 
-        found = learn_matrices(model, device, token_ids, SquaredNorms, prune)
-        object.__setattr__(learned, "_matrices", found)  # learned, not a parameter
-        return learned
+        return self.with_calibration(learn_matrices(model, device, token_ids, SquaredNorms, prune))
 
 
-class _TileScheme:
+class _TileScheme(BlockLinears):
     """Linear layers of all blocks in sparse tiles. counters: as a SparseMatrix counts."""
 
     def __init__(self, technique: TvwSparsity) -> None:
@@ -156,9 +143,8 @@ class _TileScheme:
         self.counters = {"products": 0, "weights_skipped": 0}
 
     def applies(self, name: str, out_features: int, in_features: int) -> bool:
-        """Whether the matrix is a linear layer of a block, with inputs enough for a byte of a mask."""
-        del out_features
-        return is_block_layer(name) and in_features >= _UNIT
+        """Whether the matrix is a linear layer of a block with enough inputs for a byte of a mask."""
+        return in_features >= _UNIT and super().applies(name, out_features, in_features)
 
     def pack(self, weight: torch.Tensor | None, out_features: int, in_features: int) -> SparseMatrix:
         """The matrix pruned by magnitude alone; None makes one that holds shapes only."""
@@ -195,9 +181,10 @@ class _TileScheme:
 
 
 def tile_counts(scores: torch.Tensor, total: int) -> list[int]:
-    """How many inputs each tile keeps: those among the `total` best of all tiles, in whole bytes of a mask.
+    """How many inputs each tile keeps: as many as it has among the `total` best of all tiles, in whole bytes
+    of a mask.
 
-    scores: [tiles, inputs]. What rounding down to whole bytes leaves goes to the tiles that lost most by it.
+    scores: [tiles, inputs]. What is left after rounding down goes to the tiles that lost most by it.
     """
     best = scores.flatten().topk(total).indices // scores.shape[1]
     wanted = best.bincount(minlength=len(scores))

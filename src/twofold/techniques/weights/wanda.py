@@ -1,16 +1,16 @@
-"""Wanda: of each output's weights, those with the least product of magnitude and input norm are removed.
+"""Wanda: of each output's weights, those with the smallest product of magnitude and input norm are removed.
 
 Source: "A Simple and Effective Pruning Approach for Large Language Models", arXiv:2306.11695, and
 github.com/locuslab/wanda: the score of a weight is |W_ij| · ||X_j||_2 over the tokens of a text, compared
 within a row; layers are pruned one after the other, each on the outputs of the pruned ones before it. What
-remains is stored in binary16 with a bit mask, and products skip the rest. Differs: one text of some hundred
-tokens (there 128 of 2048).
+remains is stored in binary16 with a bit mask, and products skip the rest. Differs: one text of a few hundred
+tokens (there 128 of 2048 tokens).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar, Self
 
 import torch
@@ -18,18 +18,18 @@ import torch
 from twofold.devices.base import Device
 from twofold.models.transformer import Transformer
 from twofold.models.weights import Matrix
-from twofold.techniques.base import Info, Technique
+from twofold.techniques.base import Info
 from twofold.techniques.weights import sparse_linear  # noqa: F401  (fills the registry of kernels)
-from twofold.techniques.weights.block_matrix import is_block_layer
 from twofold.techniques.weights.inputs import SquaredNorms, float_weight, learn_matrices
-from twofold.techniques.weights.learned import Learned
+from twofold.techniques.weights.learned import Calibrated, Learned
+from twofold.techniques.weights.linear_layers import BlockLinears
 from twofold.techniques.weights.sparse_matrix import Pattern, SparseMatrix, pack_sparse
 
 
 @dataclass(frozen=True)
-class Wanda(Technique):
-    """sparsity: share of each row that is removed. prune_n, prune_m: instead, of every m neighbours n are
-    removed (2 and 4: the pattern of sparse tensor cores); both 0 where the pattern is free.
+class Wanda(Calibrated):
+    """sparsity: share of each row that is removed. prune_n, prune_m: remove n of every m neighbours instead
+    (2 and 4: the pattern of sparse tensor cores); both 0 for an unstructured pattern.
     """
 
     sparsity: float = 0.5
@@ -40,12 +40,11 @@ class Wanda(Technique):
         name="wanda",
         title="A Simple and Effective Pruning Approach for Large Language Models",
         source="arXiv:2306.11695",
-        summary="removes the weights with the least magnitude times input norm; products skip them",
+        summary="removes the weights with the smallest magnitude times input norm; products skip them",
         seams=("weights",),
         lossless=False,
         provides=("weight-format",),
         excludes=("weight-format",),
-        reasons={"weight-format": "a matrix has one stored format: name one technique that changes it"},
     )
 
     def __post_init__(self) -> None:
@@ -59,7 +58,7 @@ class Wanda(Technique):
             )
 
     def removed(self, in_features: int) -> int:
-        """How many of a row's weights are removed. Of n:m patterns, columns that fill no group stay."""
+        """How many of a row's weights are removed. In n:m patterns, columns that do not fill a group stay."""
         if self.prune_m:
             return in_features // self.prune_m * self.prune_n
         return int(in_features * self.sparsity)
@@ -80,40 +79,25 @@ class Wanda(Technique):
     def weight_scheme(self) -> Learned:
         """Linear layers of all blocks with what is kept of them."""
         scheme = _WandaScheme(self)
-        found: dict[str, SparseMatrix] = self.__dict__.get("_matrices", {})
-        mine = {key: matrix.counted_by(scheme.counters) for key, matrix in found.items()}
-        return Learned(scheme, scheme.counters, mine)
-
-    @property
-    def needs_calibration(self) -> bool:
-        """Whether the text has not been read yet."""
-        return "_matrices" not in self.__dict__
+        return Learned(scheme, scheme.counters, self.calibration)
 
     def calibrate(self, model: Transformer, device: Device, token_ids: Sequence[int]) -> Self:
-        """The technique with every matrix pruned for the inputs that it gets from `token_ids`."""
+        """The technique with every matrix pruned for its inputs when `model` reads `token_ids`."""
         scheme = _WandaScheme(self)
 
         def prune(key: str, matrix: Matrix, norms: SquaredNorms) -> SparseMatrix:
             del key
             return scheme.prune(float_weight(matrix), norms.norms)
 
-        learned = replace(self)
-        found = learn_matrices(model, device, token_ids, SquaredNorms, prune)
-        object.__setattr__(learned, "_matrices", found)  # learned, not a parameter
-        return learned
+        return self.with_calibration(learn_matrices(model, device, token_ids, SquaredNorms, prune))
 
 
-class _WandaScheme:
+class _WandaScheme(BlockLinears):
     """Linear layers of all blocks as sparse matrices. counters: as a SparseMatrix counts."""
 
     def __init__(self, technique: Wanda) -> None:
         self.technique = technique
         self.counters = {"products": 0, "weights_skipped": 0}
-
-    def applies(self, name: str, out_features: int, in_features: int) -> bool:
-        """Whether the matrix is a linear layer of a block."""
-        del out_features, in_features
-        return is_block_layer(name)
 
     def pack(self, weight: torch.Tensor | None, out_features: int, in_features: int) -> SparseMatrix:
         """The matrix pruned by magnitude alone; None makes one that holds shapes only."""

@@ -9,6 +9,7 @@ from twofold.validate.groups import (
     maximum_load,
     operators,
     public,
+    public_tables,
     recorded,
     replay,
     serving,
@@ -28,6 +29,7 @@ GROUPS: tuple[Group, ...] = (
     replay,
     maximum_load,
     public,
+    public_tables,
     recorded,
 )
 """In reading order."""

@@ -82,4 +82,5 @@ def throughput(plan: Plan, prompt: int, output: int) -> float:
 
 
 def _engine(plan: Plan) -> Engine:
-    return build_engine(plan, make_device(plan.device), get_spec(plan.model))
+    device = make_device(plan.device, **plan.parallel.model_dump())
+    return build_engine(plan, device, get_spec(plan.model))

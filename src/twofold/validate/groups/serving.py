@@ -67,6 +67,10 @@ HEADROOM = {"trtllm": 500, "vllm": 1500, "vllm-sync": 1500}
 which is the largest batch + the prompt + this. Without a rule the software's own default stands."""
 STEP_TOKENS = 8192
 """Tokens in a step of the InferenceMAX series (its max-num-batched-tokens)."""
+QUEUED = 3
+"""Lifetimes of a request that it waits for its first token in InferenceMAX where the table's concurrency is
+the load generator's alone: the server runs less than a quarter of it at once, whatever its cache would
+hold."""
 OVERLAPPED_SINCE = (0, 14)
 """The version of vLLM from which scheduling overlaps with the step by default."""
 
@@ -124,6 +128,8 @@ def reason_to_skip(point: ServingPoint) -> str:
         return f"no profile of serving software {point.software!r}"
     if model_of(point.model) not in _models():
         return f"no architecture for model {point.model!r}"
+    if spread_lengths(point) and point.ttft > QUEUED * point.output * point.tpot:
+        return "queued behind a limit of the server that the table does not give"
     if point.ep not in (1, point.tp * point.dp):
         return f"experts cut both in width ({point.tp * point.dp // point.ep}) and in number ({point.ep})"
     for mode in (point.products, point.experts):

@@ -29,8 +29,9 @@ struct Cut {
     first = first_partition(s.keys - s.queries, window);
     parts = partitions(s.keys) - first;
     split = s.queries <= kMaxSplitQueries && rows <= kSmallTile && parts > 1;
-    tile = std::max(1, (rows <= kSmallTile ? kTileRows : rows < 4 * kTileRows ? kSmallTile : kTileRows) / group);
-    tiles = (s.queries + tile - 1) / tile;
+    const int most = rows <= kSmallTile ? kTileRows : rows < 4 * kTileRows ? kSmallTile : kTileRows;
+    tiles = (s.queries + std::max(1, most / group) - 1) / std::max(1, most / group);
+    tile = (s.queries + tiles - 1) / tiles;  // of about the same size, for members get the same number of them
   }
   long items(int kv_heads) const { return static_cast<long>(split ? parts : tiles) * kv_heads; }
 

@@ -13,7 +13,7 @@ struct HalfSums {
 
 #if defined(TWOFOLD_ISA_AVX512)
 
-constexpr int kColumns = 8;
+constexpr int kColumns = 12;
 using Bytes = __m512i;  // 16 rows × 4 columns
 
 inline Bytes load_bytes(const uint8_t* vector, int) { return _mm512_loadu_si512(vector); }
@@ -34,16 +34,27 @@ inline __m512i splat(const int8_t* x, int group) {
   std::memcpy(&four, x + 4 * group, 4);
   return _mm512_set1_epi32(four);
 }
-// Sums of products of groups [G, G + count) with x, exact in int32, as floats. Any 8-bit code.
-template <int Largest, int G, int Count>
-inline Vec dot_groups(const Bytes* w, const int8_t* x) {
-  __m512i a = _mm512_dpbusd_epi32(_mm512_setzero_si512(), w[G], splat(x, G));
-  __m512i b = _mm512_dpbusd_epi32(_mm512_setzero_si512(), w[G + 1], splat(x, G + 1));
-  for (int g = G + 2; g < G + Count; g += 2) {
-    a = _mm512_dpbusd_epi32(a, w[g], splat(x, g));
-    b = _mm512_dpbusd_epi32(b, w[g + 1], splat(x, g + 1));
+// Calls take(c, sums) with the sums of products of groups [G, G + Count) with columns c < N, which lie `stride` apart
+// from x on: exact in int32, as floats. Any 8-bit code. Columns go side by side, for each is a chain of sums; where
+// there are few, each has two.
+template <int Largest, int G, int Count, int N, class Take>
+inline void dot_groups(const Bytes* w, const int8_t* x, long stride, const Take& take) {
+  constexpr int kChains = N <= 3 ? 2 : 1;
+  __m512i sums[kChains][N];
+#pragma GCC unroll 2
+  for (int i = 0; i < kChains; ++i)
+#pragma GCC unroll 16
+    for (int c = 0; c < N; ++c) sums[i][c] = _mm512_setzero_si512();
+#pragma GCC unroll 8
+  for (int g = G; g < G + Count; ++g)
+#pragma GCC unroll 16
+    for (int c = 0; c < N; ++c)
+      sums[g % kChains][c] = _mm512_dpbusd_epi32(sums[g % kChains][c], w[g], splat(x + c * stride, g));
+#pragma GCC unroll 16
+  for (int c = 0; c < N; ++c) {
+    if constexpr (kChains == 2) sums[0][c] = _mm512_add_epi32(sums[0][c], sums[1][c]);
+    take(c, _mm512_cvtepi32_ps(sums[0][c]));
   }
-  return _mm512_cvtepi32_ps(_mm512_add_epi32(a, b));
 }
 inline HalfSums round_codes(const float* x, float inverse, int8_t* codes) {
   const Vec scale = set1(inverse);
@@ -78,11 +89,11 @@ inline __m256i splat(const int8_t* x, int group) {
   std::memcpy(&four, x + 4 * group, 4);
   return _mm256_set1_epi32(four);
 }
-// Sums of products of groups [G, G + count) with x, exact in int32, as floats.
+// Sums of products of groups [G, G + Count) with one column, exact in int32, as floats.
 // Largest: of a code. `maddubs` adds two products in int16, which holds 2 · Largest · 127 times Room before it is
 // widened. A code of 8 bits has no room: |w - 128| · ±x is at most 2 · 128 · 127 = 32,512, which just fits.
 template <int Largest, int G, int Count>
-inline Vec dot_groups(const Bytes* w, const int8_t* x) {
+inline Vec dot_column(const Bytes* w, const int8_t* x) {
   const __m256i ones = _mm256_set1_epi16(1);
   __m256i total = _mm256_setzero_si256();
   if constexpr (Largest > 127) {
@@ -156,7 +167,7 @@ inline Bytes left(Bytes a) {
 inline Vec value_of(const Bytes& group, int j) { return group.b[j]; }
 inline Vec load_u8(const uint8_t* p) { return *p; }
 template <int Largest, int G, int Count>
-inline Vec dot_groups(const Bytes* w, const int8_t* x) {
+inline Vec dot_column(const Bytes* w, const int8_t* x) {
   int32_t total = 0;
   for (int g = G; g < G + Count; ++g)
     for (int j = 0; j < 4; ++j) total += static_cast<int32_t>(w[g].b[j]) * x[4 * g + j];
@@ -171,6 +182,15 @@ inline HalfSums round_codes(const float* x, float inverse, int8_t* codes) {
   return sums;
 }
 
+#endif
+
+#if !defined(TWOFOLD_ISA_AVX512)
+// Calls take(c, sums) with the sums of products of groups [G, G + Count) with columns c < N, which lie `stride` apart
+// from x on: exact in int32, as floats.
+template <int Largest, int G, int Count, int N, class Take>
+inline void dot_groups(const Bytes* w, const int8_t* x, long stride, const Take& take) {
+  for (int c = 0; c < N; ++c) take(c, dot_column<Largest, G, Count>(w, x + c * stride));
+}
 #endif
 
 }  // namespace

@@ -1,7 +1,7 @@
 // How an instruction set unpacks a block of 16 (or 8) rows × 32 columns and multiplies it with int8 activations.
 //
 // A format's `unpack(block, header, half)` returns a Block: the codes of rows half … half + kLanes - 1, their D and M.
-// Block::dot(x, meta, sum) adds a column's part; value(group, j) gives codes as floats; combine(low, high, meta, sum)
+// Block::add_columns adds to the sums of N columns; value(group, j) gives codes as floats; combine(low, high, meta, sum)
 // adds the float32 dot products of codes with the first and last 16 columns.
 #pragma once
 
@@ -25,16 +25,17 @@ struct Block {
   Bytes codes[8];
   Vec d, m;
 
-  Vec dot(const int8_t* x, const BlockMeta& meta, Vec total) const {
-    const Vec products = dot_groups<Largest, 0, 8>(codes, x);
-    if constexpr (Offset == 0) {
-      return fma(m, set1(meta.sum), fma(products, mul(d, set1(meta.scale)), total));
-    } else if constexpr (Largest > 127 && kSignedBytes) {
-      return fma(products, mul(d, set1(meta.scale)), total);
-    } else {
-      const Vec centred = fma(set1(meta.total), set1(-Offset), products);
-      return fma(centred, mul(d, set1(meta.scale)), total);
-    }
+  template <int N>
+  void add_columns(const int8_t* x, long stride, const BlockMeta* meta, long blocks, Vec* sums) const {
+    dot_groups<Largest, 0, 8, N>(codes, x, stride, [&](int c, Vec products) {
+      const BlockMeta& of = meta[c * blocks];
+      if constexpr (Offset == 0) {
+        sums[c] = fma(m, set1(of.sum), fma(products, mul(d, set1(of.scale)), sums[c]));
+      } else {
+        if constexpr (Largest <= 127 || !kSignedBytes) products = fma(set1(of.total), set1(-Offset), products);
+        sums[c] = fma(products, mul(d, set1(of.scale)), sums[c]);
+      }
+    });
   }
   Vec value(int group, int j) const { return value_of(codes[group], j); }
   Vec combine(Vec low, Vec high, const BlockMeta& meta, Vec total) const {
@@ -49,10 +50,16 @@ struct SplitBlock {
   Bytes codes[8];
   Vec low, high;
 
-  Vec dot(const int8_t* x, const BlockMeta& meta, Vec total) const {
-    const Vec a = fma(set1(meta.low), set1(-Offset), dot_groups<Largest, 0, 4>(codes, x));
-    const Vec b = fma(set1(meta.high), set1(-Offset), dot_groups<Largest, 4, 4>(codes, x));
-    return fma(fma(b, high, mul(a, low)), set1(meta.scale), total);
+  template <int N>
+  void add_columns(const int8_t* x, long stride, const BlockMeta* meta, long blocks, Vec* sums) const {
+    Vec first[N];
+    dot_groups<Largest, 0, 4, N>(codes, x, stride, [&](int c, Vec products) {
+      first[c] = mul(fma(set1(meta[c * blocks].low), set1(-Offset), products), low);
+    });
+    dot_groups<Largest, 4, 4, N>(codes, x, stride, [&](int c, Vec products) {
+      const BlockMeta& of = meta[c * blocks];
+      sums[c] = fma(fma(fma(set1(of.high), set1(-Offset), products), high, first[c]), set1(of.scale), sums[c]);
+    });
   }
   Vec value(int group, int j) const { return value_of(codes[group], j); }
   Vec combine(Vec a, Vec b, const BlockMeta& meta, Vec total) const {

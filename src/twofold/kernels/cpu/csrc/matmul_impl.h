@@ -2,6 +2,9 @@
 // matmul_dot.h says how an instruction set unpacks a block and multiplies it; here is the loop around it.
 #pragma once
 
+#include <array>
+#include <utility>
+
 #include "block_values.h"
 #include "matmul_blocks.h"
 #include "matmul_dot.h"
@@ -113,35 +116,31 @@ inline void strip_columns(const uint8_t* at, long cols, const int8_t* x, const B
       }
       if (ahead && half == 0) fetch_ahead(p, Format::kBlock);
       const auto block = Format::unpack(p, header, half);
-      for (int c = 0; c < N; ++c) {
-        const BlockMeta& m = meta[c * blocks + b];
-        sum[c] = block.dot(x + c * cols + b * kBlockCols, m, sum[c]);
-      }
+      block.template add_columns<N>(x + b * kBlockCols, cols, meta + b, blocks, sum);
       p += Format::kBlock;
     }
     for (int c = 0; c < N; ++c) store_rows(y + c * y_stride + half, sum[c], rows - half);
   }
 }
 
+using Pass = void (*)(const uint8_t* at, long cols, const int8_t* x, const BlockMeta* meta, float* y, long y_stride,
+                      int rows, bool ahead);
+template <class Format, int... I>
+constexpr std::array<Pass, kColumns> passes_of(std::integer_sequence<int, I...>) {
+  return {strip_columns<Format, I + 1>...};
+}
+
+// Every pass over a strip unpacks it, so that there are as few as registers allow, of about the same size.
 template <class Format>
 inline void strip(const uint8_t* at, long cols, const int8_t* x, const BlockMeta* meta, int columns, float* y,
                   long y_stride, int rows) {
+  static constexpr auto kPasses = passes_of<Format>(std::make_integer_sequence<int, kColumns>{});
   const long blocks = cols / kBlockCols;
-  int c = 0;
-  for (; c + kColumns <= columns; c += kColumns)
-    strip_columns<Format, kColumns>(at, cols, x + c * cols, meta + c * blocks, y + c * y_stride, y_stride, rows,
-                                 c == 0);
-  if constexpr (kColumns > 4) {
-    for (; c + 4 <= columns; c += 4)
-      strip_columns<Format, 4>(at, cols, x + c * cols, meta + c * blocks, y + c * y_stride, y_stride, rows,
-                                 c == 0);
+  for (int c = 0, n; c < columns; c += n) {
+    const int left = columns - c, passes = (left + kColumns - 1) / kColumns;
+    n = (left + passes - 1) / passes;
+    kPasses[n - 1](at, cols, x + c * cols, meta + c * blocks, y + c * y_stride, y_stride, rows, c == 0);
   }
-  for (; c + 2 <= columns; c += 2)
-    strip_columns<Format, 2>(at, cols, x + c * cols, meta + c * blocks, y + c * y_stride, y_stride, rows,
-                                 c == 0);
-  for (; c < columns; ++c)
-    strip_columns<Format, 1>(at, cols, x + c * cols, meta + c * blocks, y + c * y_stride, y_stride, rows,
-                                 c == 0);
 }
 
 // One strip times one or several float32 columns: codes become floats, a lane is still a row.

@@ -32,12 +32,18 @@ async function begin() {
 }
 
 function changed() {
+  asked?.abort(); // its answer would be that of another choice
+  busy(true);
   clearTimeout(timer);
   timer = setTimeout(ask, PAUSE);
 }
 
+/** Whether the figures are about to become those of another choice. */
+function busy(yes) {
+  $("figures").setAttribute("aria-busy", String(yes));
+}
+
 async function ask() {
-  asked?.abort();
   const mine = (asked = new AbortController());
   const fragment = form.fragment();
   const began = performance.now();
@@ -48,6 +54,7 @@ async function ask() {
     $("explore-alert").replaceChildren();
     $("explore-status").textContent = `Predicted in ${Math.round(performance.now() - began)} ms.`;
     show();
+    busy(false);
     await sweep();
   } catch (error) {
     if (error.name !== "AbortError") complain(error);
@@ -100,4 +107,5 @@ function complain(error) {
   $("explore-alert").replaceChildren(h("p", { class: "alert" }, told));
   $("explore-status").textContent = "";
   $("figures").classList.add("stale");
+  busy(false);
 }
