@@ -9,8 +9,9 @@ from twofold.devices.parts.mesh import Mesh
 
 PAPER = "arXiv:2502.04563, OSDI 2025"
 LOG = (
-    "github.com/Wang-oss-tech/csl-experiments and performance models beside it of the source's own kernels, "
-    "from instruction logs of the SDK's simulator: "
+    "public performance models of such kernels, from instruction logs of the SDK's simulator "
+    "(github.com/Wang-oss-tech/csl-experiments has one; others, of the source's own kernels, were read "
+    "without the name of their repository and do not say of which generation of the wafer they are): "
 )
 SOURCES = {
     "cores, core.nbytes": PAPER + ", section 7: 850,000 cores with 48 KB each",

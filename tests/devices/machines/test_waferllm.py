@@ -73,7 +73,8 @@ def test_gemv_by_hand() -> None:
 
 def test_short_vectors_pay_for_their_instructions() -> None:
     """A layer of the source's kernels with 9 (30 in the MLP) elements a core in each dimension: the cores'
-    own cycles are of the order of the 3,207 that were measured on a WSE-3, most of them around vectors."""
+    own cycles are of the order of the 3,207 that were measured on a WSE-3 (github.com/MeshInfra/WaferLLM,
+    Decode/WSE-3/weak_scaling_figures.ipynb), many of them around vectors."""
     machine = wafer(decode_side=360)
     core, vector = machine.core, 9
     maps = [(vector, vector)] * 6 + [(vector, 30)] * 2 + [(30, vector)]  # Q, K, V, scores, values, O; MLP
