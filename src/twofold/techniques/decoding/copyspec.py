@@ -4,8 +4,9 @@ Source: "CopySpec: Accelerating LLMs with Speculative Copy-and-Paste Without Com
 arXiv:2502.08923; parameters and defaults as in the authors' repository, RazvanDu/CopySpec: the last `gamma`
 tokens are looked up among all earlier n-grams of prompt and output, the first occurrence counts, and up to
 `number_copy` tokens behind it are verified in one forward pass. Differs: an n-gram's key packs its tokens
-instead of hashing them, so that two never share one; any number of requests at once; under sampling, a draft
-is accepted where it is what was drawn.
+instead of hashing them, so that two never share one; fewer tokens are copied where drafts turn out wrong
+(`TextDrafter`); any number of requests at once; under sampling, a draft is accepted where it is what was
+drawn.
 """
 
 from __future__ import annotations
