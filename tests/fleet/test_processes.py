@@ -51,11 +51,15 @@ def test_answers_are_those_of_one_engine(use: dict[str, Any]) -> None:
     assert all(instance.process.poll() is not None for instance in fleet.instances)  # type: ignore[attr-defined]
 
 
-def test_a_process_that_dies_is_an_error_that_says_so() -> None:
+@pytest.mark.parametrize("noticed", ["asked", "waited for"])
+def test_a_process_that_dies_is_an_error_that_says_so(noticed: str) -> None:
     plan = tiny_plan(techniques=[{"name": "splitwise"}], engine=EXACT)
     fleet = build_processes(plan, tiny_checkpoint())
     try:
-        fleet.instances[1].process.kill()  # type: ignore[attr-defined]
+        process = fleet.instances[1].process  # type: ignore[attr-defined]
+        process.kill()
+        if noticed == "asked":  # nobody is there any more to send a question to
+            process.wait()
         with pytest.raises(RuntimeError, match="instance 1 failed"):
             fleet.generate(prompts(2, seed=1), LONG)
     finally:

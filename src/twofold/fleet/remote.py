@@ -12,7 +12,7 @@ import sys
 import tempfile
 import weakref
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -87,8 +87,11 @@ class RemoteInstance(Instance):
         try:
             return self._connection.recv()
         except (EOFError, OSError):
-            code = self.process.wait(END_SECONDS)
-            raise RuntimeError(f"instance {self.number} failed: its process ended with code {code}") from None
+            raise self._failure() from None
+
+    def _failure(self) -> RuntimeError:
+        code = _wait(self.process)
+        return RuntimeError(f"instance {self.number} failed: its process ended with code {code}")
 
     def _take(self, message: Any) -> tuple[str, Any]:
         kind, value, load = message
@@ -102,7 +105,10 @@ class RemoteInstance(Instance):
         return kind, value
 
     def _ask(self, method: str, *args: Any) -> Any:
-        self._connection.send((method, args))
+        try:
+            self._connection.send((method, args))
+        except OSError:
+            raise self._failure() from None
         while True:
             kind, value = self._take(self._receive())
             if kind == "refused":
@@ -289,9 +295,12 @@ def _end(
     """End a process: it reads the end of its socket between two steps."""
     connection.close()
     crates.cleanup()
+    _wait(process)
+
+
+def _wait(process: subprocess.Popen[bytes]) -> int:
     try:
-        process.wait(END_SECONDS)
+        return process.wait(END_SECONDS)
     except subprocess.TimeoutExpired:
-        with suppress(OSError):
-            process.kill()
-        process.wait()
+        process.kill()
+        return process.wait()
