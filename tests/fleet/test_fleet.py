@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -150,3 +151,22 @@ def test_a_move_is_given_up_where_the_target_has_no_room() -> None:
     assert got == [c.token_ids for c in tiny_engine().generate(asked, LONG)]
     assert any(engine.scheduler.num_preempted for engine in fleet.engines) or moves_of(fleet) < len(asked)
     fleet.check()
+
+
+class Undecided:
+    """A migration that waits for the end of a step of `source`."""
+
+    due, stopped, arrived = -math.inf, False, None
+
+    def __init__(self, source: Any) -> None:
+        self.source = source
+
+    def advance(self, now: float) -> None:
+        """Nothing to do yet."""
+
+
+def test_a_move_that_waits_for_a_step_which_has_ended_goes_on() -> None:
+    fleet = tiny_fleet("splitwise")
+    fleet._migrations["r"] = Undecided(fleet.instances[0])  # type: ignore[assignment]
+    assert not fleet.instances[0].has_work
+    assert fleet.advance() <= fleet.clock.now(), "nobody would look at it again"

@@ -159,7 +159,14 @@ class Fleet:
             instance.land()
         self._migrate()
         moment = self._launch()
-        return min([moment, *(m.due for m in self._migrations.values() if m.due > -math.inf)])
+        return min([moment, *map(self._due, self._migrations.values())])
+
+    def _due(self, migration: Migration) -> float:
+        """When a migration goes on; infinite where a step decides that is going on and tells when it ends."""
+        if migration.due > -math.inf:
+            return migration.due
+        # The last step of a process may have ended, and been heard of, after it was asked.
+        return math.inf if migration.source.has_work else self.clock.now()
 
     def take_ended(self) -> list[tuple[Instance, Request]]:
         """Requests that have ended and were not taken before, and where each did."""

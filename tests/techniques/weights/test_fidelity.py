@@ -32,7 +32,7 @@ def test_qsnr_by_hand() -> None:
 def test_crest_factor_by_hand() -> None:
     x = torch.tensor([[1.0, -1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 2.0, 0.0, 0.0, 0.0, 0.0]])
     assert crest_factor(x, 4) == pytest.approx((1.0 + 2.0) / 2)
-    with pytest.raises(ValueError, match=r"^12 elements are no whole number of blocks of 5"):
+    with pytest.raises(ValueError, match=r"^12 elements are not a whole number of blocks of 5"):
         crest_factor(x, 5)
 
 
