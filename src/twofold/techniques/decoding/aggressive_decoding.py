@@ -6,8 +6,9 @@ back to the input as in the authors' code, microsoft/unilm (decoding/IAD): the s
 three tokens of the output that occurs once in the input says where. Differs: the input is a decoder's prompt,
 which holds instructions as well, so that the output has to find its place in it from the first token on; up
 to `draft` tokens are verified at once instead of all that is left of the input, fewer where drafts turn out
-wrong (`TextDrafter`), and a draft that was right is gone on with; any number of requests at once; under sampling, a token is accepted where it is what was drawn.
-The source's generalized variant needs a second network, trained to write a whole block at a time.
+wrong (`TextDrafter`), and a draft that was right is gone on with; any number of requests at once; under
+sampling, a token is accepted where it is what was drawn. The source's generalized variant needs a second
+network, trained to write a whole block at a time.
 """
 
 from __future__ import annotations
