@@ -36,7 +36,10 @@ def test_parameters_from_text() -> None:
             {"activations": "nvfp5"},
             "int-vs-fp: activations: unknown block format 'nvfp5'; did you mean 'nvfp4'",
         ),
-        ({"activations": "int4-g64"}, "cannot be rounded to int4-g64, a format for weights; use one of mxint8"),
+        (
+            {"activations": "int4-g64"},
+            "cannot be rounded to int4-g64, a format for weights; use one of mxint8",
+        ),
         ({"rotation": True}, "unknown parameter 'rotation'; did you mean 'rotate'"),
     ],
 )
