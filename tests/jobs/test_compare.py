@@ -9,10 +9,11 @@ import pytest
 from tests.models.tiny import tiny_gguf
 
 from twofold.jobs import compare as module
-from twofold.jobs import pays
+from twofold.jobs import in_turn, pays, run
 from twofold.jobs.compare import compare_plan
+from twofold.jobs.in_turn import Companion
 from twofold.jobs.pays import Elsewhere, Place
-from twofold.jobs.run import RunOutcome, run_plan
+from twofold.jobs.run import RunOutcome, play, run_plan
 from twofold.plan import Plan, WorkloadPlan
 from twofold.techniques.registry import technique_names
 
@@ -50,6 +51,44 @@ def test_a_technique_that_breaks_is_a_row_that_says_so(plan: Plan, monkeypatch: 
     assert sound.measured is not None
     assert [row.label for row in found.tradeoffs] == ["baseline", sound.label]
     assert sum(what.startswith("comparing ") for what in seen) == 4
+    assert broken.beside is None
+    assert sound.beside is not None
+    assert found.notes[0].startswith("each row was measured in turn with the baseline")
+
+
+def test_each_play_of_a_row_is_followed_by_one_of_the_baseline(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    companion = Companion.play
+
+    def rows(engine: Any, *rest: Any) -> Any:
+        order.append("+".join(technique.label for technique in engine.techniques) or "baseline")
+        return play(engine, *rest)
+
+    def beside(self: Companion) -> Any:
+        order.append("beside")
+        return companion(self)
+
+    monkeypatch.setattr(run, "play", rows)
+    monkeypatch.setattr(Companion, "play", beside)
+    found = compare_plan(plan.model_copy(update={"techniques": plan.techniques[2:]}), predict_here=None)
+    (row,) = found.rows
+    assert order == [*["baseline"] * 3, *["int-vs-fp", "beside"] * 3]
+    assert row.measured is not None
+    assert row.beside is not None
+    assert row.beside.techniques == []
+    assert row.beside.tokens_per_s is not None
+    assert row.measured.tokens_per_s is not None
+    assert found.tradeoffs[1].tokens_per_s == row.measured.tokens_per_s.mid / row.beside.tokens_per_s.mid
+
+
+def test_a_baseline_too_large_to_stay_is_measured_again_at_the_end(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(in_turn, "SHARE_OF_MEMORY", 0.0)
+    found = compare_plan(plan.model_copy(update={"techniques": plan.techniques[2:]}), predict_here=None)
+    assert found.rows[0].beside is None
     assert found.notes[0].startswith("the baseline, measured again after everything else, made ")
 
 

@@ -28,11 +28,11 @@ def test_the_median_counts_and_the_others_are_its_range() -> None:
         result(tokens_per_s=Figure.exact(speed, "token/s"), tpot=Figure.exact(1 / speed, "s"))
         for speed in (50.0, 80.0, 40.0)
     ]
-    found = module._median(runs)
+    found = module.median_result(runs)
     assert found.tokens_per_s == Figure(low=40.0, mid=50.0, high=80.0, unit="token/s")
     assert found.tpot == Figure(low=1 / 80, mid=1 / 50, high=1 / 40, unit="s")
     assert found.memory == runs[0].memory
-    assert module._median(runs[:1]) == runs[0]
+    assert module.median_result(runs[:1]) == runs[0]
 
 
 @pytest.mark.parametrize(("long_enough", "times"), [(100.0, 3), (0.0, 1)])

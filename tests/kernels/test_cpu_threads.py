@@ -12,7 +12,7 @@ from twofold.kernels.cpu.threads import VARIABLE, cpu_quota, default_threads, ph
 
 def in_fresh_process(code: str, **environment: str) -> list[str]:
     """The words that `code` prints in an interpreter that has only those of the variables that are given."""
-    ours = {VARIABLE, "OMP_WAIT_POLICY", "KMP_BLOCKTIME"}
+    ours = {VARIABLE, "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"}
     inherited = {name: value for name, value in os.environ.items() if name not in ours}
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, env=inherited | environment, capture_output=True, text=True, check=True)
@@ -77,13 +77,23 @@ def test_the_quota_of_a_container(tmp_path: Path, files: dict[str, str], quota: 
     assert cpu_quota(tmp_path) == quota
 
 
-def test_openmp_is_quiet_only_where_torch_can_still_be_told() -> None:
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ({}, ["passive", "5000", "0"]),
+        ({"KMP_BLOCKTIME": "7"}, ["passive", "5000", "7"]),
+        ({"GOMP_SPINCOUNT": "9"}, ["passive", "9", "0"]),
+        ({"OMP_WAIT_POLICY": "active"}, ["active", "None", "0"]),
+    ],
+)
+def test_openmp_is_told_what_its_user_has_not(theirs: dict[str, str], ours: list[str]) -> None:
+    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
     code = (
         "import os, sys; from twofold.kernels.cpu.threads import quiet_openmp; quiet_openmp()\n"
-        "assert 'torch' not in sys.modules; print(os.environ['OMP_WAIT_POLICY'], os.environ['KMP_BLOCKTIME'])"
+        f"assert 'torch' not in sys.modules; print(*map(os.environ.get, {names}))"
     )
-    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"} | {"KMP_BLOCKTIME": "7"}
+    environment = {k: v for k, v in os.environ.items() if k not in names} | theirs
     out = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
-    assert out.stdout.split() == ["passive", "7"]
+    assert out.stdout.split() == ours

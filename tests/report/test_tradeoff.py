@@ -13,7 +13,7 @@ from twofold.report.comparison import Comparison, Row
 from twofold.report.comparison_grids import all_grids
 from twofold.report.schema import Figure, Memory, Quality, Result
 from twofold.report.text_plot import Axis, Mark
-from twofold.report.tradeoff import Trial, tradeoffs
+from twofold.report.tradeoff import Contender, Trial, tradeoffs
 from twofold.report.tradeoff_grids import pays_grid, tradeoff_grid
 from twofold.report.tradeoff_plots import BYTES, SPEED, Spot
 
@@ -69,11 +69,11 @@ def test_ratios_and_the_front() -> None:
 def test_equal_rows_are_all_on_the_front_and_rounding_is_no_loss() -> None:
     base = made("baseline", 100.0, 1e6, 0.0)
     twin = made("twin", 100.0, 1e6, 1e-9)
-    assert [row.on_front for row in tradeoffs(base, [("twin", twin, ())], "baseline")] == [True, True]
+    assert [row.on_front for row in tradeoffs(base, [Contender("twin", twin)], "baseline")] == [True, True]
 
 
 def test_without_quality_there_is_no_front() -> None:
-    (base, row) = tradeoffs(made("b", 1.0, 1e6, None), [("r", made("r", 2.0, 1e6, None), ())], "b")
+    (base, row) = tradeoffs(made("b", 1.0, 1e6, None), [Contender("r", made("r", 2.0, 1e6, None))], "b")
     assert base.on_front is None
     assert row.on_front is None
     assert row.tokens_per_s == 2.0
@@ -81,7 +81,7 @@ def test_without_quality_there_is_no_front() -> None:
 
 def test_what_a_few_seconds_cannot_tell_counts_as_equal() -> None:
     base = made("baseline", 100.0, 100e6, 0.0)
-    (_, row) = tradeoffs(base, [("r", made("r", 98.0, 98e6, 0.0), ())], "baseline")
+    (_, row) = tradeoffs(base, [Contender("r", made("r", 98.0, 98e6, 0.0))], "baseline")
     assert (row.pays_in, row.loses_in) == ([], [])
     assert row.pays_at == {"speed": None, "bytes": None}
 
@@ -93,11 +93,11 @@ def trial(device: str, **figures: Any) -> Trial:
 def test_the_best_place_is_named_and_one_where_only_the_row_fits_counts() -> None:
     base, row = made("baseline", 100.0, 1e6, 0.0), made("r", 50.0, 1e6, 0.0)
     tried = [trial("a", tokens_per_s=1.2), trial("b", tokens_per_s=1.5), trial("c", refused="no room")]
-    (_, found) = tradeoffs(base, [("r", row, [*tried, trial("d", alone=True)])], "baseline")
+    (_, found) = tradeoffs(base, [Contender("r", row, trials=[*tried, trial("d", alone=True)])], "baseline")
     assert found.pays_at["speed"] == tried[1]
-    (_, found) = tradeoffs(base, [("r", row, [tried[2], trial("d", alone=True)])], "baseline")
+    (_, found) = tradeoffs(base, [Contender("r", row, trials=[tried[2], trial("d", alone=True)])], "baseline")
     assert found.pays_at["speed"] == trial("d", alone=True)
-    (_, found) = tradeoffs(base, [("r", row, [trial("a", tokens_per_s=1.02)])], "baseline")
+    (_, found) = tradeoffs(base, [Contender("r", row, trials=[trial("a", tokens_per_s=1.02)])], "baseline")
     assert found.pays_at["speed"] is None
 
 

@@ -4,16 +4,18 @@ and elsewhere."""
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 from twofold.devices.catalog import THIS_CPU
 from twofold.engine.active import NotReachedError
 from twofold.engine.build import Progress, make_techniques
 from twofold.fleet.build import fleet_technique, processes_technique
+from twofold.jobs.in_turn import Companion, can_stay
 from twofold.jobs.pays import Elsewhere
 from twofold.jobs.predict import label_of, predict_plan
-from twofold.jobs.run import RunOutcome, quality_baseline, run_plan, unmodified
+from twofold.jobs.run import RunOutcome, median_result, quality_baseline, run_plan, unmodified
 from twofold.kernels.cpu.cache_formats import FORMATS
 from twofold.measure.quality import QualityBaseline
 from twofold.models.find import find_checkpoint
@@ -22,7 +24,7 @@ from twofold.plan import Plan, QualityPlan, TechniqueUse
 from twofold.report import units
 from twofold.report.comparison import Comparison, Row
 from twofold.report.schema import Result
-from twofold.report.tradeoff import tradeoffs
+from twofold.report.tradeoff import Contender, tradeoffs
 
 REPEATS = 3
 """How often a row's workload is played where that takes a few seconds."""
@@ -47,10 +49,12 @@ def compare_plan(
     plan: Plan, *, predict_here: str | None = THIS_CPU, progress: Progress | None = None
 ) -> Comparison:
     """Measure every variant of `plan` on its device and predict it on `predict_here` (None: nowhere) and on
-    the plan's devices; one that does not pay here also at other places (`jobs.pays`).
+    the plan's devices.
 
-    A variant that the planner refuses becomes a row with the reason; so does one whose technique is never
-    reached, and one that fails. What is wrong with the baseline is raised.
+    Each variant is measured in turn with the baseline, where that can stay loaded (`jobs.in_turn`). One that
+    does not pay here is also predicted at other places (`jobs.pays`). A variant that the planner refuses
+    becomes a row with the reason; so does one whose technique is never reached, and one that fails. What is
+    wrong with the baseline is raised.
     """
     if plan.engine.processes:
         processes_technique(plan)
@@ -59,16 +63,19 @@ def compare_plan(
     baseline = quality_baseline(plan, checkpoint, progress) if plan.quality.enabled else None
     rows: list[Row] = []
     elsewhere = Elsewhere(plan)
-    for number, uses in enumerate(sets):
-        variant = _variant(plan, uses)
-        if progress is not None:
-            progress(f"comparing {label_of(variant)}", number, len(sets))
-        row, recorded = _row(variant, checkpoint, baseline, predict_here, progress)
-        if rows and row.measured is not None and not _pays(row.measured, rows[0].measured):
-            row = row.model_copy(update={"trials": elsewhere.trials(variant, recorded)})
-        rows.append(row)
-    first = rows[0].measured
-    assert first is not None, rows[0].without_results
+    with ExitStack() as loaded:
+        companion: Companion | None = None
+        for number, uses in enumerate(sets):
+            variant = _variant(plan, uses)
+            if progress is not None:
+                progress(f"comparing {label_of(variant)}", number, len(sets))
+            row, recorded = _row(variant, checkpoint, baseline, predict_here, companion, progress)
+            if rows and row.measured is not None and not _pays(row, rows[0]):
+                row = row.model_copy(update={"trials": elsewhere.trials(variant, recorded)})
+            rows.append(row)
+            if not number and len(sets) > 1 and can_stay(plan, _measured(row)):
+                companion = loaded.enter_context(Companion(plan, checkpoint, progress))
+    first = _measured(rows[0])
     return Comparison(
         title="Techniques compared",
         model=plan.model,
@@ -76,7 +83,7 @@ def compare_plan(
         workload=first.workload,
         baseline=rows[0],
         rows=rows[1:],
-        notes=_drift(plan, checkpoint, first, progress) if rows[1:] else [],
+        notes=_beside(rows) if companion else _drift(plan, checkpoint, first, progress) if rows[1:] else [],
     )
 
 
@@ -86,6 +93,25 @@ def _variant(plan: Plan, uses: tuple[TechniqueUse, ...]) -> Plan:
     if fleet_technique(variant) is None:
         return unmodified(plan).with_techniques(uses)
     return variant
+
+
+def _measured(baseline: Row) -> Result:
+    """The measurement of the first row, without which there is no comparison."""
+    assert baseline.measured is not None, baseline.without_results
+    return baseline.measured
+
+
+def _beside(rows: Sequence[Row]) -> list[str]:
+    """How much faster and slower the baseline was beside the rows than at first."""
+    first = _measured(rows[0]).tokens_per_s
+    speeds = [row.beside.tokens_per_s.mid for row in rows if row.beside and row.beside.tokens_per_s]
+    if first is None or not speeds:
+        return []
+    least, most = (units.ratio(found / first.mid) for found in (min(speeds), max(speeds)))
+    return [
+        "each row was measured in turn with the baseline, and its ratios are to that; the baseline made "
+        f"{least} to {most} its first token/s there"
+    ]
 
 
 def _drift(plan: Plan, checkpoint: Checkpoint, first: Result, progress: Progress | None) -> list[str]:
@@ -98,10 +124,10 @@ def _drift(plan: Plan, checkpoint: Checkpoint, first: Result, progress: Progress
     return [f"the baseline, measured again after everything else, made {ratio} its token/s"]
 
 
-def _pays(ours: Result, base: Result | None) -> bool:
+def _pays(row: Row, baseline: Row) -> bool:
     """Whether a row is better than the baseline in speed or bytes, and worse in neither."""
-    assert base is not None
-    _, over = tradeoffs(base, [("", ours, ())], "")
+    assert row.measured is not None
+    _, over = tradeoffs(_measured(baseline), [Contender(row.label, row.measured, row.beside)], baseline.label)
     return not over.pays_at
 
 
@@ -110,10 +136,13 @@ def _row(
     checkpoint: Checkpoint,
     baseline: QualityBaseline | None,
     predict_here: str | None,
+    companion: Companion | None,
     progress: Progress | None,
 ) -> tuple[Row, dict[str, float]]:
-    """The row of a variant, and what its run recorded of what depends on data."""
+    """The row of a variant, measured in turn with `companion`, and what its run recorded of what depends on
+    data."""
     label = label_of(plan)
+    beside: list[Result] = []
     try:
         make_techniques(plan, checkpoint.spec)
         outcome = run_plan(
@@ -123,9 +152,11 @@ def _row(
             baseline=baseline,
             profile=True,
             repeats=REPEATS,
+            after_play=(lambda: beside.append(companion.play())) if companion else None,
             progress=progress,
         )
-        return _predicted(plan, label, checkpoint, outcome, predict_here), outcome.behaviour
+        row = _predicted(plan, label, checkpoint, outcome, predict_here)
+        return row.model_copy(update={"beside": median_result(beside) if beside else None}), outcome.behaviour
     except (ValueError, NotReachedError) as error:
         if not plan.techniques:
             raise

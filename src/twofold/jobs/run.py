@@ -54,6 +54,7 @@ def run_plan(
     baseline: QualityBaseline | None = None,
     profile: bool = False,
     repeats: int = 1,
+    after_play: Callable[[], None] | None = None,
     progress: Progress | None = None,
 ) -> RunOutcome:
     """Execute `plan` on its device.
@@ -61,8 +62,8 @@ def run_plan(
     baseline: what the unmodified model says on the quality texts (computed here where it is missing and
     quality is asked for).
     profile: time every op, at some cost in speed. repeats: how often a workload of a few seconds is played;
-    the one of median speed is the result, with the range over all as its intervals. ValueError where the plan
-    cannot work; NotReachedError where a technique was never reached.
+    the one of median speed is the result, with the range over all as its intervals. after_play: called after
+    each. ValueError where the plan cannot work; NotReachedError where a technique was never reached.
     """
     if not is_real(plan.device):
         raise ValueError(f"{plan.device!r} is a modelled device: use `predict`, or run on 'cpu' or 'cuda'")
@@ -100,10 +101,12 @@ def run_plan(
             )
             results.append(_with_energy(result, sampler.joules, played))
             engine.forget_cached()
+            if after_play is not None:
+                after_play()
             if played.seconds > LONG_ENOUGH:
                 break
         behaviour = measured_behaviour(accounts)
-        result = _median(results)
+        result = median_result(results)
         if (
             baseline is not None and plan.quality.enabled
         ):  # after the result: scoring is no part of what was timed
@@ -113,7 +116,7 @@ def run_plan(
         return RunOutcome(result, behaviour)
 
 
-def _median(results: Sequence[Result]) -> Result:
+def median_result(results: Sequence[Result]) -> Result:
     """The result of median speed (of two, the slower), its times and speeds with the range over all."""
     ordered = sorted(results, key=lambda result: result.tokens_per_s.mid if result.tokens_per_s else 0.0)
     middle = ordered[(len(ordered) - 1) // 2]

@@ -11,7 +11,7 @@ from pydantic import Field, computed_field, model_validator
 
 from twofold.report.host import twofold_version
 from twofold.report.schema import Figure, Load, Record, Result
-from twofold.report.tradeoff import Tradeoff, Trial, tradeoffs
+from twofold.report.tradeoff import Contender, Tradeoff, Trial, tradeoffs
 
 # Figures for which a prediction is held against the measurement.
 CHECKED = ("ttft", "tpot", "e2e", "tokens_per_s")
@@ -21,13 +21,15 @@ class Row(Record):
     """One plan of a comparison.
 
     refused: why this combination cannot run at all; failed: what went wrong where it should have run (either
-    way it has no results). refused_here: why it could not be predicted for this machine. refused_elsewhere:
+    way it has no results). beside: the baseline as it was measured in turn with this row, where it was: what
+    ratios of speed are to. refused_here: why it could not be predicted for this machine. refused_elsewhere:
     by device, why that device cannot take it. predicted_elsewhere: predictions by device name, under the same
     load. trials: predictions at other places and loads.
     """
 
     label: str
     measured: Result | None = None
+    beside: Result | None = None
     predicted_here: Result | None = None
     predicted_elsewhere: dict[str, Result] = Field(default_factory=dict)
     refused: str | None = None
@@ -106,7 +108,11 @@ class Comparison(Record):
         base = found[0][1]
         if base is None:
             return []
-        rows = [(row.label, result, self.trials_of(row)) for row, result in found[1:] if result is not None]
+        rows = [
+            Contender(row.label, result, row.beside if measured else None, self.trials_of(row))
+            for row, result in found[1:]
+            if result is not None
+        ]
         return tradeoffs(base, rows, self.baseline.label)
 
     def trials_of(self, row: Row) -> list[Trial]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from statistics import median
 
 from twofold.report import units
 from twofold.report.comparison import Comparison, Row
@@ -14,17 +15,30 @@ from twofold.report.tradeoff_grids import pays_grid, tradeoff_grid
 
 
 def speedup(row: Row, baseline: Row, device: str | None = None) -> float | None:
-    """Generated tokens per second over the baseline's, None where either is unknown.
+    """Tokens generated per second over the baseline's, None where either is unknown.
 
-    On `device` as predicted; without one on this machine: measured, or predicted where the baseline was not
-    measured.
+    On `device` as predicted; without one on this machine: measured, in turn with the row where it was, or
+    predicted where the baseline was not measured.
     """
     if device is not None:
         ours, base = row.predicted_elsewhere.get(device), baseline.predicted_elsewhere.get(device)
     elif baseline.measured:
-        ours, base = row.measured, baseline.measured
+        ours, base = row.measured, row.beside or baseline.measured
     else:
         ours, base = row.predicted_here, baseline.predicted_here
+    return _speed_ratio(ours, base)
+
+
+def speedup_error(row: Row, baseline: Row) -> float | None:
+    """Relative error of the speed over the baseline's as predicted for this machine: what is left of the
+    error where the machine is slower than when it was calibrated. None where one of the four speeds is
+    unknown."""
+    predicted = _speed_ratio(row.predicted_here, baseline.predicted_here)
+    found = _speed_ratio(row.measured, row.beside or baseline.measured)
+    return predicted / found - 1 if predicted is not None and found else None
+
+
+def _speed_ratio(ours: Result | None, base: Result | None) -> float | None:
     if not (ours and base and ours.tokens_per_s and base.tokens_per_s and base.tokens_per_s.mid):
         return None
     return ours.tokens_per_s.mid / base.tokens_per_s.mid
@@ -165,6 +179,8 @@ def predicted_here(comparison: Comparison) -> Grid | None:
         for name, heading in names
         if (error := comparison.median_error(name)) is not None
     ]
+    ratios = [e for row in comparison.rows if (e := speedup_error(row, comparison.baseline)) is not None]
+    medians += [f"speed over the baseline's {median(map(abs, ratios)) * 100:.0f} %"] if ratios else []
     notes = (*told, *interval_notes(found), f"median absolute error: {', '.join(medians)}")
     return Grid(title, tuple(columns), _lines(rows, cells), notes)
 

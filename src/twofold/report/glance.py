@@ -36,9 +36,10 @@ def glance_grid(comparison: Comparison) -> Grid | None:
     )
     lines = [Line(first, strong=True)]
     lines += [_line(row, found[row.label], comparison) for row in comparison.rows if row.label in found]
+    turns = ", measured in turn with it" if any(row.beside for row in comparison.rows) else ""
     notes = [
-        f"tokens per second and bytes over the baseline's; predicted: the same ratio on {comparison.device}, "
-        "and, on the other devices, over their own baseline"
+        f"tokens per second and bytes over the baseline's{turns}; predicted: the same ratio on "
+        f"{comparison.device}, and, on the other devices, over their own baseline"
     ]
     without = [row.label for row in comparison.rows if row.label not in found]
     notes += [f"without results: {', '.join(without)}"] if without else []

@@ -4,7 +4,7 @@ else beats, and where one would pay that does not pay here."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import Field
 
@@ -92,16 +92,25 @@ class Tradeoff(Record):
         return (0.0 if self.kl_divergence < _NO_LOSS else self.kl_divergence, self.bytes, -self.tokens_per_s)
 
 
-def tradeoffs(
-    baseline: Result, rows: Iterable[tuple[str, Result, Sequence[Trial]]], label: str
-) -> list[Tradeoff]:
-    """The baseline, called `label`, and each of `rows` (name, result, trials) over it."""
-    made = [_over_baseline(label, baseline, baseline, ())]
-    made += [_over_baseline(name, result, baseline, trials) for name, result, trials in rows]
+class Contender(NamedTuple):
+    """What is held against the baseline. beside: the baseline as measured in turn with it, None where it was
+    measured by itself; trials: how it does at other places."""
+
+    label: str
+    result: Result
+    beside: Result | None = None
+    trials: Sequence[Trial] = ()
+
+
+def tradeoffs(baseline: Result, rows: Iterable[Contender], label: str) -> list[Tradeoff]:
+    """The baseline, called `label`, and each of `rows` over it."""
+    made = [_over_baseline(Contender(label, baseline), baseline)]
+    made += [_over_baseline(row, row.beside or baseline) for row in rows]
     return [row.model_copy(update={"on_front": _on_front(row, made)}) for row in made]
 
 
-def _over_baseline(label: str, ours: Result, base: Result, trials: Sequence[Trial]) -> Tradeoff:
+def _over_baseline(row: Contender, base: Result) -> Tradeoff:
+    ours = row.result
     quality = ours.quality
     speed = _over(ours.tokens_per_s, base.tokens_per_s)
     size = _over(ours.memory.total, base.memory.total)
@@ -114,7 +123,7 @@ def _over_baseline(label: str, ours: Result, base: Result, trials: Sequence[Tria
     loses = [gain for gain, factor in better.items() if factor < 1 - EVEN]
     wanted = [] if ours is base else loses if pays else list(better)
     return Tradeoff(
-        label=label,
+        label=row.label,
         kl_divergence=_mid(quality.kl_divergence) if quality else None,
         top1_agreement=_mid(quality.top1_agreement) if quality else None,
         perplexity=_over(quality.perplexity, quality.perplexity_baseline) if quality else None,
@@ -126,7 +135,7 @@ def _over_baseline(label: str, ours: Result, base: Result, trials: Sequence[Tria
         tokens_per_s=speed,
         pays_in=pays,
         loses_in=loses,
-        pays_at={gain: _best(trials, gain) for gain in wanted},
+        pays_at={gain: _best(row.trials, gain) for gain in wanted},
     )
 
 
