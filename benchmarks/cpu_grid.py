@@ -1,20 +1,20 @@
 """Predictions for this CPU beside measurements over a grid: techniques x requests at once x context.
 
-    python benchmarks/cpu_grid.py [--passes 3] [--output 64] [--technique NAME ... | --all] [--load 2x512 ...]
-                                  [--kinds] [--json FILE] [--table FILE]
+python benchmarks/cpu_grid.py [--passes 3] [--output 64] [--technique NAME ... | --all] [--load 2x512 ...]
+[--kinds] [--json FILE] [--table FILE]
 
 Needs `twofold pull smollm2-135m`. Every pass calibrates this machine anew (into a file of its own), then
 measures every load (as many requests as run at once, all at the start) on one engine per technique, and
 predicts the same load from that calibration. Prints measured and predicted TTFT and TPOT and the error of
 both; `--kinds` also by kind of op.
 
-What is compared is the machine as it is when nothing else disturbs it. `calibrate` looks for quiet moments;
-of a load, each interval between two steps or tokens is taken from the run in which it was shortest, and these
-make up the run that is compared. A machine that others use is faster and slower from minute to minute:
-calibrating and measuring alternate, and the median of what the passes predicted counts. Give the same file
-to --json again to add passes to it (`--passes 0`: only show them); --table keeps the figures alone, for
-docs/accuracy.md. `--all` goes through every technique that runs on one instance, at prompts of 512 to 2,048
-tokens where no --load is given.
+What is compared is the machine as it is when nothing else disturbs it. A machine that others use is faster
+and slower from minute to minute, and what disturbs only slows: calibrating and measuring alternate; of a
+load, each interval between two steps or tokens is taken from the run in which it was shortest, and of what
+the passes predicted, the least counts. What a pass alone was off by, against its own runs, is said beside it.
+Give the same file to --json again to add passes to it (`--passes 0`: only show them); --table keeps the
+figures alone, for docs/accuracy.md. `--all` goes through every technique that runs on one instance, at
+prompts of 512 to 2,048 tokens where no --load is given.
 """
 
 # ruff: noqa: E402 (OpenMP reads its settings when torch is imported)
@@ -24,7 +24,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -63,6 +63,8 @@ LOADS = ((1, 64), (1, 256), (1, 1024), (1, 4096), (4, 64), (4, 256), (4, 1024), 
 """Requests at once and prompt tokens of each."""
 ALL_LOADS = ((2, 512), (1, 2048))
 """Those that all techniques are held against."""
+
+LATENCIES = ("ttft", "tpot")
 
 Key = tuple[str, int, int]
 
@@ -131,9 +133,17 @@ class Row:
 
     @property
     def predicted(self) -> dict[str, float]:
-        """Latencies that were predicted."""
+        """The least latencies that a pass predicted."""
         each = [latencies([run]) for run in self.expected]
-        return {name: median(found[name] for found in each) for name in each[0]}
+        return {name: min(found[name] for found in each) for name in each[0]}
+
+    def alone(self, name: str) -> list[tuple[float, float]]:
+        """One latency as each pass measured and predicted it."""
+        repeats = len(self.runs) // len(self.expected)
+        return [
+            (latencies(self.runs[i * repeats : (i + 1) * repeats])[name], latencies([expected])[name])
+            for i, expected in enumerate(self.expected)
+        ]
 
 
 def measure(
@@ -204,7 +214,8 @@ def write_table(path: Path, rows: Mapping[Key, Row]) -> None:
             "technique": technique,
             "batch": batch,
             "prompt": prompt,
-            **{name: [row.measured[name], row.predicted[name]] for name in ("ttft", "tpot")},
+            **{name: [row.measured[name], row.predicted[name]] for name in LATENCIES},
+            "alone": {name: row.alone(name) for name in LATENCIES},
         }
         for (technique, batch, prompt), row in rows.items()
     ]
@@ -213,11 +224,18 @@ def write_table(path: Path, rows: Mapping[Key, Row]) -> None:
     path.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
 
-def summary(rows: Sequence[Row], name: str) -> str:
-    """Median and 90th percentile of the absolute error of one latency."""
-    errors = [abs(row.predicted[name] / row.measured[name] - 1.0) for row in rows]
-    p90 = quantiles(errors, n=10, method="inclusive")[-1] if len(errors) > 1 else errors[0]
-    return f"{name}: {len(errors)} rows, median error {median(errors):.1%}, p90 {p90:.1%}"
+def errors(pairs: Iterable[tuple[float, float]]) -> str:
+    """Median and 90th percentile of the absolute error over (measured, predicted)."""
+    found = [abs(predicted / measured - 1.0) for measured, predicted in pairs]
+    p90 = quantiles(found, n=10, method="inclusive")[-1] if len(found) > 1 else found[0]
+    return f"median error {median(found):.1%}, p90 {p90:.1%}"
+
+
+def summary(rows: Sequence[Row], name: str) -> list[str]:
+    """The errors of one latency: of all passes together, then of each alone."""
+    told = [f"{name}: {len(rows)} rows, {errors((row.measured[name], row.predicted[name]) for row in rows)}"]
+    passes = zip(*(row.alone(name) for row in rows), strict=False)
+    return told + [f"  pass {number} alone: {errors(pairs)}" for number, pairs in enumerate(passes, 1)]
 
 
 def show(rows: Mapping[Key, Row], *, kinds: bool) -> None:
@@ -226,7 +244,7 @@ def show(rows: Mapping[Key, Row], *, kinds: bool) -> None:
     print("{:26}{:>6}{:>7}  {:>9}{:>10}{:>7}  {:>9}{:>10}{:>7}".format(*head))
     for (technique, batch, prompt), row in rows.items():
         line = f"{technique:26}{batch:6}{prompt:7}"
-        for name in ("ttft", "tpot"):
+        for name in LATENCIES:
             m, p = row.measured[name], row.predicted[name]
             line += f"  {m * 1e3:7.1f}ms{p * 1e3:8.1f}ms{p / m - 1:+7.0%}"
         print(line)
@@ -234,8 +252,8 @@ def show(rows: Mapping[Key, Row], *, kinds: bool) -> None:
             for kind, seconds in sorted(row.runs[-1].kinds.items(), key=lambda item: -item[1]):
                 ours = row.expected[-1].kinds.get(kind, 0.0)
                 print(f"    {kind:14} measured {seconds * 1e3:9.2f} ms  predicted {ours * 1e3:9.2f} ms")
-    for name in ("ttft", "tpot"):
-        print(summary(list(rows.values()), name))
+    for name in LATENCIES:
+        print(*summary(list(rows.values()), name), sep="\n")
 
 
 def main() -> None:

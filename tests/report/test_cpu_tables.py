@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from twofold.jobs.docs_sections import llamacpp, quality
+from twofold.report.cpu_tables import grid_of_loads
 
 
 def test_rows_beside_llamacpp(tmp_path: Path) -> None:
@@ -49,3 +50,22 @@ def test_another_file_is_refused(tmp_path: Path) -> None:
     path.write_text("{}")
     with pytest.raises(ValueError, match="no list of results"):
         quality(path)
+
+
+def test_the_grid_of_loads_tells_the_errors_of_all_passes_and_of_each(tmp_path: Path) -> None:
+    row = {"technique": "kivi", "batch": 4, "prompt": 64}
+    higher, lower = ({"ttft": [[1, x], [2, 1]], "tpot": [[0.01, 0.01], [0.01, 0.011]]} for x in (1.2, 0.8))
+    rows = [
+        {**row, "ttft": [1.0, 1.1], "tpot": [0.01, 0.01], "alone": higher},
+        {**row, "ttft": [1.0, 0.7], "tpot": [0.01, 0.02], "alone": lower},
+    ]
+    path = tmp_path / "grid.json"
+    path.write_text(json.dumps({"processor": "p", "model": "m", "passes": 2, "rows": rows}))
+    about, (heads, lines) = grid_of_loads(path)
+    assert about == (
+        "2 rows, m on p, 2 passes. TTFT: median error 20.0%, p90 28.0%; TPOT: median error 50.0%, p90 90.0%. "
+        "One pass alone, a calibration against the runs after it: TTFT 20% to 50% in the median, 20% to 50% "
+        "at p90; TPOT 0% to 10% in the median, 0% to 10% at p90"
+    )
+    assert len(lines[0]) == len(heads)
+    assert list(lines[0])[:6] == ["`kivi`", 4, 64, "1,000.0", "1,100.0", "+10%"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
@@ -49,13 +49,16 @@ def grid_of_loads(path: Path) -> tuple[str, Table]:
     found = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(found, dict) or "rows" not in found:
         raise ValueError(f"{path}: not a table of benchmarks/cpu_grid.py")
-    said, rows = [], list[Sequence[object]]()
+    said, alone, rows = [], [], list[Sequence[object]]()
     for name in ("ttft", "tpot"):
-        errors = [
-            abs(predicted / measured - 1) for measured, predicted in (row[name] for row in found["rows"])
-        ]
-        p90 = quantiles(errors, n=10, method="inclusive")[-1]
-        said.append(f"{name.upper()}: median error {median(errors):.1%}, p90 {p90:.1%}")
+        middle, p90 = _errors(row[name] for row in found["rows"])
+        said.append(f"{name.upper()}: median error {middle:.1%}, p90 {p90:.1%}")
+        passes = zip(*(row["alone"][name] for row in found["rows"]), strict=True)
+        medians, p90s = zip(*map(_errors, passes), strict=True)
+        alone.append(
+            f"{name.upper()} {min(medians):.0%} to {max(medians):.0%} in the median, {min(p90s):.0%} to "
+            f"{max(p90s):.0%} at p90"
+        )
     for row in found["rows"]:
         cells: list[object] = [f"`{row['technique']}`", row["batch"], row["prompt"]]
         for name in ("ttft", "tpot"):
@@ -66,9 +69,15 @@ def grid_of_loads(path: Path) -> tuple[str, Table]:
     heads += ["TTFT ms", "predicted", "error", "TPOT ms", "predicted", "error"]
     about = (
         f"{len(rows)} rows, {found['model']} on {found['processor']}, {found['passes']} passes. "
-        f"{said[0]}; {said[1]}"
+        f"{said[0]}; {said[1]}. One pass alone, a calibration against the runs after it: {'; '.join(alone)}"
     )
     return about, (heads, rows)
+
+
+def _errors(pairs: Iterable[tuple[float, float]]) -> tuple[float, float]:
+    """Median and 90th percentile of the absolute error over (measured, predicted)."""
+    errors = [abs(predicted / measured - 1) for measured, predicted in pairs]
+    return median(errors), quantiles(errors, n=10, method="inclusive")[-1]
 
 
 def answers(path: Path) -> list[tuple[str, Table]]:

@@ -24,9 +24,9 @@ VARIABLE = "TWOFOLD_THREADS"
 """Environment variable that sets the number of threads."""
 
 _SPINS = 5_000
-"""Turns of GNU's waiting loop, some 0.2 ms. With 0, 1,000, 3,000, 10,000 and 30,000 a token of `zipvl`, mostly
-ops of torch, took 337, 128, 94, 97 and 89 ms on two cores, and one of the native baseline 10.6, 11.3, 10.4,
-10.1 and 11.8 ms (two runs each)."""
+"""Turns of GNU's waiting loop, some 0.2 ms. With 0, 1,000, 3,000, 10,000 and 30,000 a token of `zipvl`,
+mostly ops of torch, took 337, 128, 94, 97 and 89 ms on two cores, and one of the native baseline 10.6, 11.3,
+10.4, 10.1 and 11.8 ms (two runs each)."""
 
 _CPUS = Path("/sys/devices/system/cpu")
 _CGROUP = Path("/sys/fs/cgroup")
