@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -16,7 +17,7 @@ from twofold.report.comparison import Comparison, Row
 from twofold.report.pictures import pictures
 from twofold.report.plots import Point
 from twofold.report.roofline import roofline
-from twofold.report.schema import Figure
+from twofold.report.schema import Figure, Result
 
 TITLES = [
     "Speed against quality",
@@ -134,6 +135,32 @@ def test_summary_says_only_what_holds() -> None:
     )
     assert html.summary(made) == ["No row is faster than the baseline on this-cpu."]
     assert html.summary(Comparison.single(result(kind="predict"))) == []
+
+
+def test_summary_tells_errors_of_times_and_of_ratios() -> None:
+    """This machine was half as fast as when it was calibrated: times are off, ratios are not."""
+
+    def at(speed: float, **changes: Any) -> Result:
+        return result(
+            tokens_per_s=Figure.exact(speed, "token/s"), tpot=Figure.exact(1 / speed, "s"), **changes
+        )
+
+    rows = [
+        Row(label=label, measured=at(speed), predicted_here=at(2 * speed, kind="predict"))
+        for label, speed in (("base", 100.0), ("slow", 80.0))
+    ]
+    made = Comparison(
+        title="t",
+        model="m",
+        device="this-cpu",
+        workload=result().workload,
+        baseline=rows[0],
+        rows=rows[1:],
+    )
+    assert html.summary(made)[-1] == (
+        "TPOT predicted for this-cpu is off by 50 % in the median over rows, "
+        "speed over the baseline's by 0 %."
+    )
 
 
 def test_a_comparison_without_numbers_has_no_plots() -> None:

@@ -38,6 +38,12 @@ def speedup_error(row: Row, baseline: Row) -> float | None:
     return predicted / found - 1 if predicted is not None and found else None
 
 
+def median_speedup_error(comparison: Comparison) -> float | None:
+    """Median over rows of the size of `speedup_error`; None where no row has one."""
+    found = [e for row in comparison.rows if (e := speedup_error(row, comparison.baseline)) is not None]
+    return median(map(abs, found)) if found else None
+
+
 def _speed_ratio(ours: Result | None, base: Result | None) -> float | None:
     if not (ours and base and ours.tokens_per_s and base.tokens_per_s and base.tokens_per_s.mid):
         return None
@@ -179,8 +185,8 @@ def predicted_here(comparison: Comparison) -> Grid | None:
         for name, heading in names
         if (error := comparison.median_error(name)) is not None
     ]
-    ratios = [e for row in comparison.rows if (e := speedup_error(row, comparison.baseline)) is not None]
-    medians += [f"speed over the baseline's {median(map(abs, ratios)) * 100:.0f} %"] if ratios else []
+    ratios = median_speedup_error(comparison)
+    medians += [f"speed over the baseline's {ratios * 100:.0f} %"] if ratios is not None else []
     notes = (*told, *interval_notes(found), f"median absolute error: {', '.join(medians)}")
     return Grid(title, tuple(columns), _lines(rows, cells), notes)
 

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from twofold.report import units
 from twofold.report.comparison import Comparison, Row
-from twofold.report.comparison_grids import all_grids, speedup
+from twofold.report.comparison_grids import all_grids, median_speedup_error, speedup
 from twofold.report.grid import Align, Grid
 from twofold.report.pictures import pictures
 from twofold.report.result_grid import result_grids, value_text
@@ -96,8 +96,10 @@ def summary(comparison: Comparison) -> list[str]:
             said.append(f"Least memory: {least}, {few} instead of {all_of_it}.")
     error = comparison.median_error("tpot")
     if error is not None:
+        ratios = median_speedup_error(comparison)
         said.append(
-            f"TPOT predicted for {comparison.device} is off by {error * 100:.0f} % in the median over rows."
+            f"TPOT predicted for {comparison.device} is off by {error * 100:.0f} % in the median over rows"
+            + (f", speed over the baseline's by {ratios * 100:.0f} %." if ratios is not None else ".")
         )
     return said
 
