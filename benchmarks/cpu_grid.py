@@ -1,7 +1,7 @@
 """Predictions for this CPU beside measurements over a grid: techniques x requests at once x context.
 
-python benchmarks/cpu_grid.py [--passes 3] [--output 64] [--technique NAME ... | --all] [--load 2x512 ...]
-[--kinds] [--json FILE] [--table FILE]
+    python benchmarks/cpu_grid.py [--passes 3] [--output 64] [--technique NAME ... | --all] [--load 2x512 ...]
+                                  [--kinds] [--json FILE] [--table FILE]
 
 Needs `twofold pull smollm2-135m`. Every pass calibrates this machine anew (into a file of its own), then
 measures every load (as many requests as run at once, all at the start) on one engine per technique, and
@@ -220,8 +220,9 @@ def write_table(path: Path, rows: Mapping[Key, Row]) -> None:
         for (technique, batch, prompt), row in rows.items()
     ]
     passes = min(len(row.expected) for row in rows.values())
-    about = {"processor": Host.here().processor, "model": MODEL, "passes": passes, "rows": records}
-    path.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    about = json.dumps({"processor": Host.here().processor, "model": MODEL, "passes": passes})
+    lines = ",\n ".join(map(json.dumps, records))  # one for each row, so that a new pass is a readable change
+    path.write_text(f'{about[:-1]}, "rows": [\n {lines}\n]}}\n', encoding="utf-8")
 
 
 def errors(pairs: Iterable[tuple[float, float]]) -> str:

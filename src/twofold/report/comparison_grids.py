@@ -15,7 +15,7 @@ from twofold.report.tradeoff_grids import pays_grid, tradeoff_grid
 
 
 def speedup(row: Row, baseline: Row, device: str | None = None) -> float | None:
-    """Tokens generated per second over the baseline's, None where either is unknown.
+    """Generated tokens per second over the baseline's, None where either is unknown.
 
     On `device` as predicted; without one on this machine: measured, in turn with the row where it was, or
     predicted where the baseline was not measured.
